@@ -204,10 +204,10 @@ def combine(*trees: PyTree) -> PyTree:
 
 def _flags(tree: PyTree, mask: PyTree | Callable[[Path, Any], bool]) -> list[bool]:
     """Return for each leaf of `tree` whether `mask` selects it."""
-    if callable(mask):
+    prefix, spec = flatten(mask)
+    if spec.is_leaf() and callable(mask):
         flags = [mask(path, leaf) for path, leaf in leaves_with_path(tree)]
     else:
-        prefix, spec = flatten(mask)
         (subtrees,) = _columns(spec, mask, (tree,), ("mask", "tree"))
         flags = [
             flag for flag, subtree in zip(prefix, subtrees, strict=True) for _ in leaves(subtree)

@@ -1,0 +1,109 @@
+"""What losses and metrics ask of their arguments."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_logits(caller: str, name: str, logits: Tensor) -> None:
+    """Refuse anything but floating-point values of shape `(N, C, ...)`."""
+    if not logits.is_floating_point():
+        raise TypeError(f"{caller}: {name} must be floating point, got {logits.dtype}.")
+    if logits.ndim < 2:
+        raise ValueError(
+            f"{caller}: {name} must have shape (batch, classes, ...), got {tuple(logits.shape)}; "
+            f"give a single example a batch of one, {name}[None]."
+        )
+
+
+def check_pair(caller: str, name: str, values: Tensor, other_name: str, other: Tensor) -> None:
+    """Refuse all but two floating-point tensors of one shape `(N, ...)` and one dtype."""
+    if not values.is_floating_point():
+        raise TypeError(f"{caller}: {name} must be floating point, got {values.dtype}.")
+    if other.dtype != values.dtype:
+        raise TypeError(
+            f"{caller}: {other_name} must have the dtype of {name}, {values.dtype}, got "
+            f"{other.dtype}; convert with {other_name}.to({name}.dtype)."
+        )
+    if other.shape != values.shape:
+        raise ValueError(
+            f"{caller}: {other_name} must have the shape of {name}, {tuple(values.shape)}, got "
+            f"{tuple(other.shape)}; nothing is broadcast."
+        )
+    if values.ndim == 0:
+        raise ValueError(f"{caller}: {name} must have shape (batch, ...), got a 0-d tensor.")
+
+
+def check_number(caller: str, name: str, value: float) -> None:
+    """Refuse anything but a Python number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{caller}: {name} must be a Python number, got {type(value).__name__}; "
+            "where it is an argument of a compiled function, mark that argument static."
+        )
+
+
+def check_count(caller: str, name: str, value: int) -> None:
+    """Refuse anything but a Python integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{caller}: {name} must be a Python integer, got {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{caller}: {name} must be at least 1, got {value}.")
+
+
+def class_labels(
+    caller: str, logits: Tensor, labels: Tensor, ignore_index: int | None = None
+) -> Tensor:
+    """Return class numbers that fit logits of shape `(N, C, ...)` as int64 of shape `(N, ...)`."""
+    check_integers(caller, "labels", labels)
+    expected = (logits.shape[0], *logits.shape[2:])
+    if labels.shape != expected:
+        raise ValueError(
+            f"{caller}: labels must have shape {expected} for logits of shape "
+            f"{tuple(logits.shape)}, got {tuple(labels.shape)}."
+        )
+    labels = labels.long()
+    check_range(caller, "labels", labels, logits.shape[1], ignore_index)
+    return labels
+
+
+def check_integers(caller: str, name: str, labels: Tensor) -> None:
+    """Refuse labels that are no class numbers."""
+    if labels.dtype not in INTEGER_DTYPES:
+        raise TypeError(f"{caller}: {name} must be integers (class numbers), got {labels.dtype}.")
+
+
+def check_range(
+    caller: str, name: str, labels: Tensor, classes: int, ignore_index: int | None = None
+) -> None:
+    """Refuse labels outside `[0, classes)` where their values can be seen without tracing."""
+    if not values_are_visible(labels):
+        return
+    outside = ~in_range(labels, classes)
+    if ignore_index is not None:
+        outside &= labels != ignore_index
+    if outside.any():
+        ignored = "" if ignore_index is None else f" or be ignore_index={ignore_index}"
+        raise ValueError(
+            f"{caller}: {name} must lie in [0, {classes}){ignored}; "
+            f"found {sorted(set(labels[outside].tolist()))[:5]}."
+        )
+
+
+def in_range(labels: Tensor, classes: int) -> Tensor:
+    """Say for each label whether it names one of the classes."""
+    return (labels >= 0) & (labels < classes)
+
+
+def values_are_visible(tensor: Tensor) -> bool:
+    """Say whether Python may look at the values: no trace, vmap or fake tensor is in between."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        return False
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        if torch._C._functorch.is_batchedtensor(tensor):
+            return False
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return type(tensor) is Tensor and tensor.device.type != "meta"

@@ -1,0 +1,120 @@
+"""Losses of real-valued predictions: squared error and its robust relatives."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .checks import check_number, check_pair
+from .reduction import example_mean
+
+
+def mse(predictions: Tensor, targets: Tensor) -> Tensor:
+    r"""Return the squared error :math:`(x - y)^2`, averaged over each example's elements.
+
+    Parameters
+    ----------
+    predictions, targets
+        Two tensors of one shape `(N, ...)` and one floating-point dtype.
+
+    Returns
+    -------
+    Tensor
+        Shape `(N,)`, the dtype of `predictions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The dtypes or shapes differ; nothing is cast or broadcast.
+
+    Examples
+    --------
+    >>> mse(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    tensor([2., 0.])
+    """
+    return example_mean(_residual("mse", predictions, targets) ** 2)
+
+
+def smooth_l1(predictions: Tensor, targets: Tensor, *, beta: float = 1.0) -> Tensor:
+    r"""Return the absolute error, smoothed below `beta`, averaged over each example's elements.
+
+    .. math::
+        \ell = \begin{cases} z^2 / 2\beta & z < \beta \\ z - \beta / 2 & z \ge \beta \end{cases}
+        \qquad z = |x - y|
+
+    Girshick 2015, arXiv:1504.08083; with `beta` 0 it is the absolute error itself.
+
+    Parameters
+    ----------
+    predictions, targets
+        Two tensors of one shape `(N, ...)` and one floating-point dtype.
+    beta
+        A Python number, at least 0.
+
+    Returns
+    -------
+    Tensor
+        Shape `(N,)`, the dtype of `predictions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The dtypes or shapes differ; `beta` is negative or no number.
+
+    Examples
+    --------
+    >>> smooth_l1(torch.tensor([0.5, 3.0]), torch.zeros(2))
+    tensor([0.1250, 2.5000])
+    """
+    check_number("smooth_l1", "beta", beta)
+    if not 0 <= beta < math.inf:
+        raise ValueError(f"smooth_l1: beta must be finite and at least 0, got {beta}.")
+    z = _residual("smooth_l1", predictions, targets).abs()
+    if beta == 0:
+        return example_mean(z)
+    return example_mean(torch.where(z < beta, 0.5 * z * z / beta, z - 0.5 * beta))
+
+
+def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
+    r"""Return Huber's loss: squared error up to `delta`, linear beyond, per example.
+
+    .. math::
+        \ell = \begin{cases} z^2 / 2 & z \le \delta \\ \delta (z - \delta / 2) & z > \delta
+        \end{cases} \qquad z = |x - y|
+
+    Huber 1964, "Robust Estimation of a Location Parameter"; averaged over each example's elements.
+
+    Parameters
+    ----------
+    predictions, targets
+        Two tensors of one shape `(N, ...)` and one floating-point dtype.
+    delta
+        A Python number above 0.
+
+    Returns
+    -------
+    Tensor
+        Shape `(N,)`, the dtype of `predictions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The dtypes or shapes differ; `delta` is not positive or no number.
+
+    Examples
+    --------
+    >>> huber(torch.tensor([1.0, 3.0]), torch.zeros(2), delta=2.0)
+    tensor([0.5000, 4.0000])
+    """
+    check_number("huber", "delta", delta)
+    if not 0 < delta < math.inf:
+        raise ValueError(f"huber: delta must be finite and above 0, got {delta}.")
+    z = _residual("huber", predictions, targets).abs()
+    return example_mean(torch.where(z <= delta, 0.5 * z * z, delta * (z - 0.5 * delta)))
+
+
+def _residual(caller: str, predictions: Tensor, targets: Tensor) -> Tensor:
+    check_pair(caller, "predictions", predictions, "targets", targets)
+    return predictions - targets

@@ -1,0 +1,541 @@
+"""Losses against torch.nn.functional, value by value, and against closed forms at the extremes."""
+
+import math
+
+import hypothesis.strategies as st
+import pytest
+import torch
+from hypothesis import given
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn import functional as oracle
+
+import purefn.functional as pf
+from purefn.functional import losses
+
+RELATIVE = {torch.float64: 1e-12, torch.float32: 8 * torch.finfo(torch.float32).eps}
+
+dtypes = st.sampled_from(list(RELATIVE))
+seeds = st.integers(0, 2**31)
+extra_dims = st.lists(st.integers(1, 3), max_size=2).map(tuple)
+
+
+@st.composite
+def classification(draw):
+    """Logits, integer labels (some ignored), soft labels, class weights, options, a generator."""
+    dtype, generator = draw(dtypes), torch.Generator().manual_seed(draw(seeds))
+    batch, classes, extra = draw(st.integers(1, 5)), draw(st.integers(1, 6)), draw(extra_dims)
+    scale = draw(st.sampled_from([1e-3, 1.0, 30.0]))
+    logits = scale * torch.randn((batch, classes, *extra), generator=generator, dtype=dtype)
+    labels = torch.randint(0, classes, (batch, *extra), generator=generator)
+    soft = torch.rand(logits.shape, generator=generator, dtype=dtype).softmax(1)
+    weight = torch.rand(classes, generator=generator, dtype=dtype) + 0.1
+    options = {
+        "weight": weight if draw(st.booleans()) else None,
+        "label_smoothing": draw(st.sampled_from([0.0, 0.1, 1.0])),
+    }
+    ignore_index = draw(st.sampled_from([-100, -1, 0]))
+    ignored = torch.rand(labels.shape, generator=generator) < draw(st.sampled_from([0.0, 0.4]))
+    return logits, labels.masked_fill(ignored, ignore_index), soft, ignore_index, options
+
+
+@st.composite
+def pairs(draw):
+    """Two tensors of one shape `(N, ...)`, and the generator that made them."""
+    dtype, generator = draw(dtypes), torch.Generator().manual_seed(draw(seeds))
+    shape = (draw(st.integers(1, 5)), *draw(extra_dims))
+    scale = draw(st.sampled_from([1e-2, 1.0, 20.0]))
+    values = scale * torch.randn((2, *shape), generator=generator, dtype=dtype)
+    return values[0], values[1], generator
+
+
+def per_example(elements):
+    return elements.flatten(1).mean(1) if elements.ndim > 1 else elements
+
+
+def assert_same(ours, reference, *inputs, magnitude=0.0):
+    """Compare values and, weighing the examples differently, the gradients of every input.
+
+    `magnitude` is the size of the terms that cancel in torch's formula, where they do.
+    """
+    inputs = [value.clone().requires_grad_() for value in inputs]
+    actual, expected = ours(*inputs), per_example(reference(*inputs))
+    assert actual.shape == inputs[0].shape[:1]
+    assert_close(actual, expected, magnitude)
+    cotangent = torch.linspace(0.5, 1.5, len(actual), dtype=actual.dtype)
+    gradients = torch.autograd.grad(actual, inputs, cotangent)
+    references = torch.autograd.grad(expected, inputs, cotangent)
+    for gradient, reference_gradient in zip(gradients, references, strict=True):
+        assert_close(gradient, reference_gradient, magnitude)
+
+
+def assert_close(actual, expected, magnitude=0.0):
+    """Compare up to rounding of the largest element, or of something of the given magnitude."""
+    assert actual.dtype == expected.dtype
+    tolerance = RELATIVE[actual.dtype]
+    scale = max(magnitude, expected.detach().abs().max().item()) if expected.numel() else 0.0
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance * scale)
+
+
+# --- against torch -------------------------------------------------------------------------------
+
+
+@given(classification())
+def test_cross_entropy_of_integer_labels_is_torchs(drawn):
+    logits, labels, _, ignore_index, options = drawn
+    options = {**options, "ignore_index": ignore_index}
+    assert_same(
+        lambda x: losses.cross_entropy(x, labels, **options),
+        lambda x: oracle.cross_entropy(x, labels, reduction="none", **options),
+        logits,
+    )
+
+
+@given(classification())
+def test_cross_entropy_of_soft_labels_is_torchs_in_both_gradients(drawn):
+    logits, _, soft, _, options = drawn
+    assert_same(
+        lambda x, q: losses.cross_entropy(x, q, **options),
+        lambda x, q: oracle.cross_entropy(x, q, reduction="none", **options),
+        logits,
+        soft,
+    )
+
+
+@given(classification())
+def test_nll_is_torchs(drawn):
+    logits, labels, _, ignore_index, options = drawn
+    options = {"weight": options["weight"], "ignore_index": ignore_index}
+    assert_same(
+        lambda x: losses.nll(x, labels, **options),
+        lambda x: oracle.nll_loss(x, labels, reduction="none", **options),
+        logits.log_softmax(1),
+    )
+
+
+@given(pairs())
+def test_mse_is_torchs(drawn):
+    assert_same(losses.mse, lambda x, y: oracle.mse_loss(x, y, reduction="none"), *drawn[:2])
+
+
+@given(pairs(), st.sampled_from([0, 1e-3, 0.5, 1.0, 7.0]))
+def test_smooth_l1_is_torchs(drawn, beta):
+    assert_same(
+        lambda x, y: losses.smooth_l1(x, y, beta=beta),
+        lambda x, y: oracle.smooth_l1_loss(x, y, reduction="none", beta=beta),
+        *drawn[:2],
+    )
+
+
+@given(pairs(), st.sampled_from([1e-3, 0.5, 1, 7.0]))
+def test_huber_is_torchs(drawn, delta):
+    assert_same(
+        lambda x, y: losses.huber(x, y, delta=delta),
+        lambda x, y: oracle.huber_loss(x, y, reduction="none", delta=delta),
+        *drawn[:2],
+    )
+
+
+@given(pairs(), st.booleans(), st.booleans(), st.data())
+def test_bce_with_logits_is_torchs(drawn, weighted, pos_weighted, data):
+    logits, labels, generator = drawn[0], drawn[1].sigmoid(), drawn[2]
+
+    def factor(shape):
+        shape = [length if data.draw(st.booleans()) else 1 for length in shape]
+        return torch.rand(shape, generator=generator, dtype=logits.dtype) * 3
+
+    options = {
+        "weight": factor(logits.shape) if weighted else None,
+        "pos_weight": factor(logits.shape[1:]) if pos_weighted else None,
+    }
+    assert_same(
+        lambda x, y: losses.bce_with_logits(x, y, **options),
+        lambda x, y: oracle.binary_cross_entropy_with_logits(x, y, reduction="none", **options),
+        logits,
+        labels,
+        # torch computes (1 - y) x - log sigmoid(x), two large terms for a confident negative.
+        magnitude=4 * max(1.0, logits.abs().max().item()),
+    )
+
+
+@given(st.floats(-300, 300), st.sampled_from([0.0, 0.25, 1.0]))
+def test_binary_cross_entropy_is_the_closed_form_for_confident_logits_too(x, y):
+    value = losses.bce_with_logits(*torch.tensor([[x], [y]], dtype=torch.float64)).item()
+
+    def softplus(x):
+        return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+    assert value == pytest.approx(y * softplus(-x) + (1 - y) * softplus(x), rel=1e-13, abs=0)
+
+
+@pytest.mark.parametrize("residual", [-1.0, 1.0, 0.0])
+@pytest.mark.parametrize(
+    ("ours", "reference"),
+    [
+        (losses.smooth_l1, oracle.smooth_l1_loss),
+        (losses.huber, oracle.huber_loss),
+        (losses.mse, oracle.mse_loss),
+    ],
+)
+def test_the_seams_of_the_pieces_are_torchs(ours, reference, residual):
+    # Residuals drawn at random never fall on 0 or on the seam itself.
+    x = torch.tensor([residual], dtype=torch.float64)
+    assert_same(
+        lambda x: ours(x, torch.zeros_like(x)),
+        lambda x: reference(x, torch.zeros_like(x), reduction="none"),
+        x,
+    )
+
+
+@given(classification().filter(lambda drawn: (drawn[1] != drawn[3]).any()))
+def test_torchs_weighted_mean_is_the_documented_line(drawn):
+    logits, labels, _, ignore_index, options = drawn
+    options = {"weight": options["weight"], "ignore_index": ignore_index}
+    weight = torch.ones(logits.shape[1]) if options["weight"] is None else options["weight"]
+    values = losses.cross_entropy(logits, labels, **options)
+    label_weights = torch.where(labels == ignore_index, 0.0, weight[labels.clamp(min=0)])
+    assert_close(
+        values.mean() / label_weights.to(logits.dtype).mean(),
+        oracle.cross_entropy(logits, labels, **options),
+    )
+
+
+@given(classification())
+def test_an_unweighted_mean_is_torchs(drawn):
+    logits, _, soft, _, options = drawn
+    assert_close(
+        losses.cross_entropy(logits, soft, **options).mean(),
+        oracle.cross_entropy(logits, soft, **options),
+    )
+    labels = soft.argmax(1)
+    assert_close(losses.cross_entropy(logits, labels).mean(), oracle.cross_entropy(logits, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_every_integer_dtype_names_the_same_classes(dtype):
+    logits, labels = torch.randn(4, 3), torch.tensor([2, 0, 1, 2])
+    expected = oracle.cross_entropy(logits, labels, reduction="none")
+    torch.testing.assert_close(losses.cross_entropy(logits, labels.to(dtype)), expected)
+    torch.testing.assert_close(
+        losses.nll(logits.log_softmax(1), labels.to(dtype), ignore_index=2),
+        oracle.nll_loss(logits.log_softmax(1), labels, reduction="none", ignore_index=2),
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_and_is_torchs(dtype):
+    logits, labels = torch.randn(6, 5).to(dtype), torch.arange(6) % 5
+    actual = losses.cross_entropy(logits, labels)
+    assert actual.dtype == dtype
+    torch.testing.assert_close(actual, oracle.cross_entropy(logits, labels, reduction="none"))
+    positive = (logits > 0).to(dtype)
+    actual = losses.bce_with_logits(logits, positive)
+    assert actual.dtype == dtype
+    expected = oracle.binary_cross_entropy_with_logits(logits, positive, reduction="none")
+    tolerance = 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(actual, expected.mean(1), rtol=tolerance, atol=tolerance)
+
+
+# --- at the extremes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_huge_logits_give_their_exact_difference(dtype):
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-3e4, 0.0, 3e4]], dtype=dtype, requires_grad=True)
+    values = losses.cross_entropy(logits, torch.tensor([1, 2]))
+    assert values.tolist() == [2e4, 0.0]
+    (gradient,) = torch.autograd.grad(values.sum(), logits)
+    assert gradient.tolist() == [[1.0, -1.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_binary_cross_entropy_of_huge_logits_is_linear_or_vanishes(dtype):
+    logits = torch.tensor([1e4, -1e4, 1e4, -1e4, 0.0], dtype=dtype, requires_grad=True)
+    labels = torch.tensor([1.0, 0.0, 0.0, 1.0, 0.5], dtype=dtype)
+    values = losses.bce_with_logits(logits, labels)
+    expected = torch.tensor([0.0, 0.0, 1e4, 1e4, math.log(2)], dtype=dtype)
+    torch.testing.assert_close(values, expected, rtol=RELATIVE[dtype], atol=0.0)
+    (gradient,) = torch.autograd.grad(values.sum(), logits)
+    assert gradient.tolist() == [0.0, 0.0, 1.0, -1.0, 0.0]
+
+
+def test_small_probabilities_keep_their_digits():
+    # -log sigmoid(40) = log1p(exp(-40)), far below the spacing of float64 at 1.
+    logits = torch.tensor([40.0], dtype=torch.float64)
+    value = losses.bce_with_logits(logits, torch.ones_like(logits)).item()
+    assert value == pytest.approx(math.log1p(math.exp(-40.0)), rel=1e-14)
+    value = losses.cross_entropy(torch.tensor([[0.0, -40.0]]).double(), torch.tensor([0])).item()
+    assert value == pytest.approx(math.exp(-40.0), rel=1e-12, abs=1e-17)
+
+
+def test_a_masked_class_costs_nothing_where_its_target_is_zero():
+    logits = torch.tensor([[0.0, 0.0, -math.inf]], dtype=torch.float64, requires_grad=True)
+    soft = torch.tensor([[0.5, 0.5, 0.0]], dtype=torch.float64)
+    for labels in (soft, torch.tensor([1])):
+        value = losses.cross_entropy(logits, labels)
+        torch.testing.assert_close(value, torch.tensor([math.log(2)], dtype=torch.float64))
+        (gradient,) = torch.autograd.grad(value.sum(), logits)
+        expected = [0.0, 0.0, 0.0] if labels is soft else [0.5, -0.5, 0.0]
+        torch.testing.assert_close(gradient, torch.tensor([expected], dtype=torch.float64))
+
+
+def test_a_masked_class_is_infinitely_unlikely_where_it_is_the_target():
+    logits = torch.tensor([[0.0, -math.inf]])
+    assert losses.cross_entropy(logits, torch.tensor([1])).item() == math.inf
+    assert losses.cross_entropy(logits, torch.tensor([[0.5, 0.5]])).item() == math.inf
+    assert losses.cross_entropy(logits, torch.tensor([0]), label_smoothing=0.1).item() == math.inf
+
+
+def test_the_gradient_of_a_soft_label_is_kept_where_it_is_zero():
+    logits = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
+    soft = torch.tensor([[1.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(losses.cross_entropy(logits, soft).sum(), soft)
+    torch.testing.assert_close(gradient, -logits.log_softmax(1))
+
+
+def test_an_ignored_example_is_zero_even_beside_infinite_logits():
+    logits = torch.tensor([[0.0, -math.inf], [0.0, 1.0]], requires_grad=True)
+    for smoothing in (0.0, 0.1):
+        values = losses.cross_entropy(
+            logits, torch.tensor([-100, 0]), label_smoothing=smoothing, weight=torch.ones(2)
+        )
+        assert values[0] == 0
+        (gradient,) = torch.autograd.grad(values.sum(), logits)
+        assert gradient[0].tolist() == [0.0, 0.0]
+        assert (gradient[1] != 0).all()
+
+
+@pytest.mark.parametrize("extra", [(), (3,)])
+def test_an_empty_batch_has_no_values(extra):
+    x = torch.zeros(0, 4, *extra)
+    assert losses.cross_entropy(x, torch.zeros(0, *extra, dtype=torch.int64)).shape == (0,)
+    assert losses.mse(x, x).shape == (0,)
+
+
+# --- under the transforms ------------------------------------------------------------------------
+
+generator = torch.Generator().manual_seed(7)
+X = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64)
+Y = torch.randn(4, 5, 3, generator=generator, dtype=torch.float64)
+LABELS = torch.tensor([[0, 4, -100], [1, 1, 1], [2, -100, 0], [3, 3, 4]])
+WEIGHT = torch.rand(5, generator=generator, dtype=torch.float64)
+CASES = {
+    "cross_entropy": (losses.cross_entropy, LABELS, {"weight": WEIGHT, "label_smoothing": 0.1}),
+    "cross_entropy_soft": (losses.cross_entropy, Y.softmax(1), {"label_smoothing": 0.1}),
+    "nll": (losses.nll, LABELS, {"weight": WEIGHT}),
+    "mse": (losses.mse, Y, {}),
+    "smooth_l1": (losses.smooth_l1, Y, {"beta": 0.7}),
+    "l1": (losses.smooth_l1, Y, {"beta": 0}),
+    "huber": (losses.huber, Y, {"delta": 0.7}),
+    "bce_with_logits": (losses.bce_with_logits, Y.sigmoid(), {"pos_weight": Y[0].exp()}),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    function, labels, options = CASES[request.param]
+    return lambda x, labels: function(x, labels, **options), labels
+
+
+def test_every_loss_is_a_case():
+    assert {name.removesuffix("_soft") for name in CASES} - {"l1"} == set(losses.__all__)
+
+
+def test_values_and_gradients_compile_to_the_eager_ones(case):
+    loss, labels = case
+
+    def both(x, labels):
+        return loss(x, labels), pf.grad(lambda x: loss(x, labels).mean())(x)
+
+    compiled = pf.jit(both, backend="aot_eager")(X, labels)
+    for actual, expected in zip(compiled, both(X, labels), strict=True):
+        assert_close(actual, expected)
+
+
+def test_grad_is_autograds(case):
+    loss, labels = case
+    x = X.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(loss(x, labels).mean(), x)
+    assert_close(pf.grad(lambda x: loss(x, labels).mean())(X), expected)
+
+
+def test_examples_do_not_mix(case):
+    loss, labels = case
+    one_by_one = pf.vmap(lambda x, label: loss(x[None], label[None])[0])(X, labels)
+    assert_close(one_by_one, loss(X, labels))
+    jacobian = pf.jacrev(lambda x: loss(x, labels))(X)
+    for i in range(len(X)):
+        others = [j for j in range(len(X)) if j != i]
+        assert not jacobian[i, others].any()
+        assert jacobian[i, i].any()
+
+
+def test_per_example_gradients_under_vmap_are_the_rows_of_the_jacobian(case):
+    loss, labels = case
+    rows = pf.vmap(pf.grad(lambda x, label: loss(x[None], label[None])[0]))(X, labels)
+    jacobian = pf.jacrev(lambda x: loss(x, labels))(X)
+    assert_close(rows, torch.stack([jacobian[i, i] for i in range(len(X))]))
+
+
+def test_both_derivatives_are_finite_differences(case):
+    loss, labels = case
+    x = X.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: loss(x, labels), (x,))
+    assert torch.autograd.gradgradcheck(lambda x: loss(x, labels), (x,))
+
+
+def test_no_input_is_written(case):
+    loss, labels = case
+    x, given_labels = X.clone(), labels.clone()
+    pf.value_and_grad(lambda x: loss(x, labels).mean())(x)
+    assert torch.equal(x, X)
+    assert torch.equal(labels, given_labels)
+
+
+# --- refusals ------------------------------------------------------------------------------------
+
+
+def test_labels_outside_the_classes_are_refused_by_value():
+    logits = torch.zeros(4, 3)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 3\).*found \[-1, 3\]"):
+        losses.cross_entropy(logits, torch.tensor([0, 3, -1, 3]))
+    with pytest.raises(ValueError, match=r"or be ignore_index=-1; found \[-100\]"):
+        losses.nll(logits, torch.tensor([0, 2, -1, -100]), ignore_index=-1)
+    with pytest.raises(ValueError, match=r"found \[3\]"):
+        pf.grad(lambda x: losses.cross_entropy(x, torch.tensor([3, 0, 0, 0])).sum())(logits)
+    int8 = torch.tensor([3, 0, 0, 0], dtype=torch.int8)
+    with pytest.raises(ValueError, match=r"found \[3\]"):
+        pf.jacrev(pf.grad(lambda x: losses.cross_entropy(x, int8).sum()))(logits)
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "weight": torch.ones(3)}])
+def test_labels_outside_the_classes_give_nan_where_they_cannot_be_seen(options):
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, 3, -1, -100])
+
+    def both(logits, labels):
+        loss = pf.vmap(lambda x, y: losses.cross_entropy(x[None], y[None], **options)[0])
+        return loss(logits, labels), pf.grad(lambda x: loss(x, labels).sum())(logits)
+
+    for traced in (both, pf.jit(both, backend="aot_eager")):
+        values, gradients = traced(logits, labels)
+        assert values.isnan().tolist() == [False, True, True, False]
+        assert gradients.isnan().all(1).tolist() == [False, True, True, False]
+        assert not gradients[[0, 3]].isnan().any()
+
+
+def test_compiled_labels_outside_the_classes_give_nan():
+    compiled = pf.jit(losses.cross_entropy, backend="aot_eager")
+    values = compiled(torch.zeros(3, 2), torch.tensor([0, 2, -1]))
+    assert values.isnan().tolist() == [False, True, True]
+
+
+def test_labels_have_no_values_in_a_graph_or_in_an_abstract_evaluation():
+    logits, labels = torch.zeros(3, 2), torch.tensor([0, 1, -100])
+
+    def loss(logits, labels):
+        return losses.cross_entropy(logits, labels)
+
+    for tracing_mode in ("real", "fake"):
+        graph = make_fx(loss, tracing_mode=tracing_mode)(logits, labels)
+        assert graph(logits, torch.tensor([0, 1, 2])).isnan().tolist() == [False, False, True]
+    shape = pf.eval_shape(loss, pf.ShapeDtype((3, 2)), pf.ShapeDtype((3,), torch.int64))
+    assert shape == pf.ShapeDtype((3,))
+    assert loss(logits.to("meta"), labels.to("meta")).shape == (3,)
+
+
+X_23, X_2 = torch.zeros(2, 3), torch.zeros(2)
+INTEGERS = torch.zeros(2, dtype=torch.int64)
+
+
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.nll])
+@pytest.mark.parametrize(
+    ("logits", "labels", "options", "error", "message"),
+    [
+        (X_23, INTEGERS[:, None], {}, ValueError, r"labels must have shape \(2,\).*got \(2, 1\)"),
+        (X_23, INTEGERS[:1], {}, ValueError, r"labels must have shape \(2,\)"),
+        (X_23[..., None], INTEGERS, {}, ValueError, r"labels must have shape \(2, 1\)"),
+        (X_23, X_2 > 0, {}, TypeError, r"must be integers \(class numbers\), got torch.bool"),
+        (X_23.long(), INTEGERS, {}, TypeError, "must be floating point, got torch.int64"),
+        (X_2, INTEGERS[0], {}, ValueError, r"\(batch, classes, ...\), got \(2,\); .*\[None\]"),
+        (X_23, INTEGERS, {"weight": torch.ones(2)}, ValueError, r"weight must have shape \(3,\)"),
+        (X_23, INTEGERS, {"weight": torch.ones(3).double()}, TypeError, "weight must have the dt"),
+    ],
+)
+def test_class_arguments_that_do_not_fit(loss, logits, labels, options, error, message):
+    with pytest.raises(error, match=rf"^{loss.__name__}: .*{message}"):
+        loss(logits, labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "error", "message"),
+    [
+        (torch.zeros(2, 1), {}, ValueError, r"labels must have the shape of logits, \(2, 3\)"),
+        (torch.zeros(2), {}, ValueError, r"labels must have the shape of logits"),
+        (X_23.double(), {}, TypeError, r"labels must have the dtype of logits, torch.float32"),
+        (X_23, {"ignore_index": 0}, ValueError, "ignore_index=0 was given with soft labels"),
+        (INTEGERS, {"label_smoothing": -0.1}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
+        (INTEGERS, {"label_smoothing": 1.1}, ValueError, r"label_smoothing must lie in \[0, 1\]"),
+        (INTEGERS, {"label_smoothing": math.nan}, ValueError, "label_smoothing must lie in"),
+        (INTEGERS, {"label_smoothing": X_2[0]}, TypeError, "number, got Tensor; .*static"),
+    ],
+)
+def test_cross_entropy_options_that_do_not_fit(labels, options, error, message):
+    with pytest.raises(error, match=message):
+        losses.cross_entropy(X_23, labels, **options)
+
+
+def test_nll_has_no_soft_labels():
+    with pytest.raises(TypeError, match="labels must be integers"):
+        losses.nll(X_23, X_23)
+
+
+@pytest.mark.parametrize("loss", [losses.mse, losses.smooth_l1, losses.huber])
+@pytest.mark.parametrize(
+    ("predictions", "targets", "error", "message"),
+    [
+        (torch.zeros(2, 1), X_2, ValueError, r"shape of predictions, \(2, 1\), got \(2,\); noth"),
+        (X_2, torch.zeros(2, 1), ValueError, r"targets must have the shape of predictions"),
+        (X_2, X_2[0], ValueError, r"targets must have the shape of predictions"),
+        (X_2[0], X_2[0], ValueError, r"\(batch, ...\), got a 0-d tensor"),
+        (X_2, X_2.double(), TypeError, r"targets.to\(predictions.dtype\)"),
+        (X_2, INTEGERS, TypeError, "targets must have the dtype of predictions, torch.float32"),
+        (INTEGERS, INTEGERS, TypeError, "predictions must be floating point"),
+    ],
+)
+def test_pairs_that_do_not_fit(loss, predictions, targets, error, message):
+    with pytest.raises(error, match=rf"^{loss.__name__}: .*{message}"):
+        loss(predictions, targets)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "error", "message"),
+    [
+        (X_2, {}, ValueError, r"labels must have the shape of logits, \(2, 3\), got \(2,\)"),
+        (X_23.long(), {}, TypeError, r"labels.to\(logits.dtype\)"),
+        (X_23, {"weight": torch.ones(3)}, ValueError, r"weight must be 0-d or have 2 dimensions"),
+        (X_23, {"weight": torch.ones(2, 2)}, ValueError, r"1 or as in \(2, 3\), got \(2, 2\)"),
+        (X_23, {"weight": X_23.double()}, TypeError, "weight must have the dtype of the logits"),
+        (X_23, {"pos_weight": torch.ones(2)}, ValueError, r"one example, \(3,\), got \(2,\)"),
+        (X_23, {"pos_weight": torch.ones(2, 3)}, ValueError, "broadcast to the shape of one ex"),
+        (X_23, {"pos_weight": X_2.long()}, TypeError, "pos_weight must have the dtype"),
+    ],
+)
+def test_binary_arguments_that_do_not_fit(labels, options, error, message):
+    with pytest.raises(error, match=rf"^bce_with_logits: .*{message}"):
+        losses.bce_with_logits(X_23, labels, **options)
+
+
+@pytest.mark.parametrize(
+    ("loss", "options", "error"),
+    [
+        (losses.smooth_l1, {"beta": -1.0}, ValueError),
+        (losses.smooth_l1, {"beta": math.nan}, ValueError),
+        (losses.smooth_l1, {"beta": torch.tensor(1.0)}, TypeError),
+        (losses.huber, {"delta": 0.0}, ValueError),
+        (losses.huber, {"delta": math.inf}, ValueError),
+        (losses.huber, {"delta": True}, TypeError),
+    ],
+)
+def test_thresholds_that_do_not_fit(loss, options, error):
+    (name,) = options
+    with pytest.raises(error, match=rf"^{loss.__name__}: {name} must be"):
+        loss(X_2, X_2, **options)
