@@ -181,7 +181,9 @@ def test_what_shares_the_memory_never_sees_a_new_value(shared):
 
 
 def test_shared_memory_within_a_call_is_refused_by_name():
-    step = pf.jit(lambda p, q: tree.map(lambda leaf: leaf + 1, p), donate_argnums=0, backend="eager")
+    step = pf.jit(
+        lambda p, q: tree.map(lambda leaf: leaf + 1, p), donate_argnums=0, backend="eager"
+    )
     x = torch.zeros(2, 2)
     with pytest.raises(ValueError, match=r"p\['a'\] is donated, but p\['b'\] shares"):
         step({"a": x, "b": x}, torch.ones(1))

@@ -314,15 +314,15 @@ def test_errors_name_the_reason(fun, error, message):
     assert jitted.trace_count == 0
 
 
-class Refused(ValueError):
+class RefusedError(ValueError):
     pass
 
 
 def test_an_exception_of_the_function_itself_arrives_as_it_is():
     def fun(x):
-        raise Refused(f"no shape {tuple(x.shape)} here")
+        raise RefusedError(f"no shape {tuple(x.shape)} here")
 
-    with pytest.raises(Refused, match=r"no shape \(3,\) here"):
+    with pytest.raises(RefusedError, match=r"no shape \(3,\) here"):
         pf.jit(fun, backend="eager")(torch.ones(3))
 
 

@@ -1,0 +1,136 @@
+"""Trees of tensors in files: written whole or not at all, without pickle, checked when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..functional import tree
+from .extras import import_safetensors
+
+_DIGEST = "sha256"
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str], values: tree.PyTree, metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a tree of tensors as a safetensors file with torch's dotted names.
+
+    The file is written under a temporary name in the same folder, flushed to the disk and then
+    renamed: whatever happens, `path` is the old checkpoint or the new one, whole.
+
+    Parameters
+    ----------
+    path
+        The file; its folder must exist.
+    values
+        A tree of tensors, on any device.
+    metadata
+        Strings to keep with them.
+
+    Raises
+    ------
+    ImportError
+        safetensors is not installed.
+    OSError
+        The file cannot be written; an earlier checkpoint is left as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "model.safetensors")
+    >>> save_checkpoint(path, {"fc": {"bias": torch.zeros(2)}}, {"epoch": "3"})
+    >>> load_checkpoint(path, like={"fc": {"bias": torch.ones(2)}})
+    ({'fc': {'bias': tensor([0., 0.])}}, {'epoch': '3'})
+    """
+    safetensors = import_safetensors()
+    # A tensor of its own for every leaf: safetensors refuses leaves that share memory.
+    leaves = {
+        name: leaf.cpu().clone(memory_format=torch.contiguous_format)
+        for name, leaf in tree.to_state_dict(values).items()
+    }
+    header = {**(metadata or {}), _DIGEST: _digest(leaves)}
+    write_whole(path, safetensors.torch.save(leaves, header))
+
+
+def load_checkpoint(
+    path: str | os.PathLike[str], like: tree.PyTree
+) -> tuple[tree.PyTree, dict[str, str]]:
+    """Read what `save_checkpoint` wrote: the tree, with the structure of `like`, and the metadata.
+
+    Parameters
+    ----------
+    path
+        The file.
+    like
+        A tree of tensors or `ShapeDtype`s with the names, shapes and dtypes that are expected; the
+        tensors read go to its devices.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is cut short or damaged, or holds another tree; the message names what differs.
+    ImportError
+        safetensors is not installed.
+    """
+    safetensors = import_safetensors()
+    content = Path(path).read_bytes()
+    try:
+        # Copies, since the bytes of a file lie less well aligned than tensors, and kernels may
+        # round differently on them.
+        leaves = {name: leaf.clone() for name, leaf in safetensors.torch.load(content).items()}
+        metadata = _metadata(content)
+        intact = metadata.pop(_DIGEST) == _digest(leaves)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise ValueError(f"{path} is damaged or no checkpoint: {error}.") from error
+    if not intact:
+        raise ValueError(f"{path} is damaged: its contents do not have their recorded digest.")
+    try:
+        values = tree.from_state_dict(leaves, like)
+    except ValueError as error:
+        raise ValueError(f"{path} is a checkpoint of something else: {error}") from error
+    return tree.map(lambda leaf, example: leaf.to(example.device), values, like), metadata
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
+    """Write a file so that a reader, or a crash, finds the old contents or the new, never a part.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp(), "note.txt")
+    >>> write_whole(path, b"all of it")
+    >>> path.read_text()
+    'all of it'
+    """
+    temporary = Path(f"{os.fspath(path)}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _digest(leaves: Mapping[str, Tensor]) -> str:
+    """Return a digest of names, dtypes, shapes and contents."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(leaves.items()):
+        digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)};".encode())
+        digest.update(leaf.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _metadata(content: bytes) -> dict[str, str]:
+    """Return the strings in the header: eight bytes of length, then JSON."""
+    length = int.from_bytes(content[:8], "little")
+    header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
+    return header["__metadata__"]

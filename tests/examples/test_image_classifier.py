@@ -1,0 +1,216 @@
+"""The image classifier as a user runs it: a process with a command line and a folder of results."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parent.parent.parent
+PICTURES = ("curve.png", "mistakes.png", "confusion.png")
+
+
+def command(out, *options):
+    script = ROOT / "examples" / "image_classifier.py"
+    return [sys.executable, str(script), "--out", str(out), "--device", "cpu", *options]
+
+
+def run(out, *options):
+    return subprocess.run(command(out, *options), capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """Return the script's main function, which takes the command line as a list."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("image_classifier").main
+
+
+@pytest.fixture
+def refused(main):
+    """Return a function giving the message of a run that must end with one line."""
+
+    def message(out, *options):
+        with pytest.raises(SystemExit) as caught:
+            main(["--out", str(out), "--device", "cpu", *options])
+        assert str(caught.value).startswith("image_classifier: ")
+        return str(caught.value)
+
+    return message
+
+
+def history(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def same_run(left, right):
+    ours = load_file(left / "checkpoint.safetensors")
+    theirs = load_file(right / "checkpoint.safetensors")
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert torch.equal(value, theirs[name]), name
+    assert history(left) == history(right)
+
+
+SHORT = ("--model", "mlp", "--no-jit", "--epochs", "4", "--batch-size", "256")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("uninterrupted")
+    result = run(out, *SHORT)
+    assert result.returncode == 0, result.stderr
+    return out, result
+
+
+@pytest.mark.slow
+def test_the_defaults_learn_the_digits(tmp_path):
+    result = run(tmp_path)
+    assert result.returncode == 0, result.stderr
+    last = history(tmp_path)[-1]
+    assert last["epoch"] == 30
+    assert last["test_accuracy"] >= 0.975
+    for name in PICTURES:
+        with Image.open(tmp_path / name) as picture:
+            assert len(set(picture.convert("L").tobytes())) > 20
+    assert "test accuracy 9" in result.stdout
+
+
+def test_a_run_leaves_metrics_pictures_and_a_checkpoint(uninterrupted):
+    out, result = uninterrupted
+    assert sorted(os.listdir(out)) == sorted([*PICTURES, "checkpoint.safetensors", "metrics.jsonl"])
+    assert [epoch["epoch"] for epoch in history(out)] == [1, 2, 3, 4]
+    assert history(out)[-1]["train_loss"] < history(out)[0]["train_loss"]
+    for shown in ("images/s", "loss=", "accuracy=", "epoch 4/4"):
+        assert shown in result.stderr
+
+
+def test_a_run_killed_at_any_moment_resumes_bit_for_bit(uninterrupted, tmp_path):
+    """Killed twice: once before the first checkpoint, and once as soon as there is one."""
+    checkpoint = tmp_path / "checkpoint.safetensors"
+    for wait_for in (tmp_path, checkpoint):
+        process = subprocess.Popen(
+            command(tmp_path, "--resume", *SHORT), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        deadline = time.monotonic() + 120
+        while not wait_for.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert wait_for.exists()
+    done = len(json.loads(json_header(checkpoint)["history"]))
+    assert 1 <= done < 4
+    result = run(tmp_path, "--resume", *SHORT)
+    assert result.returncode == 0, result.stderr
+    same_run(tmp_path, uninterrupted[0])
+
+
+@pytest.mark.slow
+def test_a_compiled_run_that_stops_early_resumes_bit_for_bit(tmp_path):
+    settings = ("--model", "cnn", "--batch-size", "256")
+    assert run(tmp_path / "whole", *settings, "--epochs", "3").returncode == 0
+    assert run(tmp_path / "parts", *settings, "--epochs", "1").returncode == 0
+    assert run(tmp_path / "parts", *settings, "--epochs", "3", "--resume").returncode == 0
+    same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def json_header(path):
+    content = path.read_bytes()
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]
+
+
+def test_resuming_a_finished_run_changes_nothing(main, uninterrupted, tmp_path):
+    for name in ("checkpoint.safetensors", "metrics.jsonl"):
+        (tmp_path / name).write_bytes((uninterrupted[0] / name).read_bytes())
+    main(["--out", str(tmp_path), "--resume", *SHORT])
+    same_run(tmp_path, uninterrupted[0])
+
+
+def test_a_new_run_keeps_the_checkpoint_before_it(main, uninterrupted, tmp_path):
+    before = (uninterrupted[0] / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(before)
+    main(["--out", str(tmp_path), *SHORT, "--seed", "1", "--epochs", "1"])
+    assert (tmp_path / "previous.safetensors").read_bytes() == before
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() != before
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_other_optimizers_learn_too(main, tmp_path, optimizer):
+    main(["--out", str(tmp_path), *SHORT, "--optimizer", optimizer])
+    assert history(tmp_path)[-1]["test_accuracy"] > 0.6
+
+
+def write_folder(root, classes=("cat", "dog"), parts=("train", "test"), size=(12, 12)):
+    generator = torch.Generator().manual_seed(0)
+    for part in parts:
+        for shade, name in enumerate(classes):
+            (root / part / name).mkdir(parents=True)
+            for index in range(6):
+                pixels = torch.randint(0, 60, (size[1], size[0], 3), generator=generator)
+                image = Image.fromarray((pixels + 150 * shade).to(torch.uint8).numpy())
+                image.save(root / part / name / f"{index}.png")
+    return root
+
+
+FOLDER = ("--dataset", "folder", "--no-jit", "--epochs", "2", "--batch-size", "4")
+
+
+def test_a_folder_of_images(main, tmp_path):
+    root = write_folder(tmp_path / "images")
+    main(["--out", str(tmp_path / "out"), *FOLDER, "--root", str(root)])
+    assert history(tmp_path / "out")[-1]["test_accuracy"] > 0.5
+
+
+def test_bad_folders_are_refused(refused, tmp_path):
+    options = (*FOLDER, "--root")
+    assert "--root" in refused(tmp_path / "out", *FOLDER)
+    assert "nowhere" in refused(tmp_path / "out", *options, str(tmp_path / "nowhere"))
+    one = write_folder(tmp_path / "one", classes=("cat",))
+    assert "class" in refused(tmp_path / "out", *options, str(one))
+    torn = write_folder(tmp_path / "torn")
+    (torn / "train" / "cat" / "3.png").write_bytes(b"not an image")
+    assert str(Path("train", "cat", "3.png")) in refused(tmp_path / "out", *options, str(torn))
+    uneven = write_folder(tmp_path / "uneven")
+    Image.new("RGB", (5, 7)).save(uneven / "test" / "dog" / "0.png")
+    message = refused(tmp_path / "out", *options, str(uneven))
+    assert "size" in message
+    only_train = write_folder(tmp_path / "only", parts=("train",))
+    assert "test" in refused(tmp_path / "out", *options, str(only_train))
+
+
+def test_bad_settings_are_refused_before_training(refused, tmp_path):
+    assert "teapot" in refused(tmp_path, *SHORT, "--device", "teapot")
+    assert "batch_size" in refused(tmp_path, *SHORT, "--batch-size", "5000")
+    assert "--epochs" in refused(tmp_path, *SHORT, "--epochs", "0")
+    assert "lr" in refused(tmp_path, *SHORT, "--lr", "-1")
+    (tmp_path / "file").write_text("in the way")
+    assert "cannot be written" in refused(tmp_path / "file", *SHORT)
+
+
+def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(refused, uninterrupted, tmp_path):
+    """A learning rate of 1e38 overflows at once; the checkpoint of the run before stays."""
+    before = (uninterrupted[0] / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(before)
+    message = refused(tmp_path, *SHORT, "--optimizer", "sgd", "--lr", "1e38")
+    assert "the loss is nan at step" in message
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert (tmp_path / "previous.safetensors").read_bytes() == before
+
+
+def test_checkpoints_that_do_not_fit_are_refused(refused, uninterrupted, tmp_path):
+    content = (uninterrupted[0] / "checkpoint.safetensors").read_bytes()
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(content)
+    assert "something else" in refused(tmp_path, *SHORT, "--resume", "--model", "cnn")
+    assert "seed=0, not 1" in refused(tmp_path, *SHORT, "--resume", "--seed", "1")
+    path.write_bytes(content[: len(content) // 2])
+    assert "damaged" in refused(tmp_path, *SHORT, "--resume")
+    assert path.read_bytes() == content[: len(content) // 2]
