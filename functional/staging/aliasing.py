@@ -65,7 +65,7 @@ class Dependencies(TorchDispatchMode):
     """Records for every storage the positions of the inputs that its contents depend on."""
 
     def __init__(self, inputs: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._of = {_storage(tensor): {index} for index, tensor in enumerate(inputs)}
         # A storage that is freed could give its address to another.
         self._alive: list[Any] = list(inputs)
