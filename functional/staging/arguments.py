@@ -11,18 +11,19 @@ import torch
 from torch import Tensor
 
 from .. import tree
+from ..border import argument_name
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Signature(NamedTuple):
-    """The names of a function's arguments, and which of them `jit` treats in a special way.
+    """A function, and which of its arguments `jit` treats in a special way.
 
     A set holds positions and names alike: an argument may be passed either way.
     """
 
+    fun: Callable[..., Any]
     name: str
-    parameters: tuple[str, ...]
     static: frozenset[int | str]
     donated: frozenset[int | str]
 
@@ -42,7 +43,7 @@ def signature(
             f"jit: arguments {sorted(map(str, static & donated))} are static and donated."
         )
     name = getattr(fun, "__qualname__", type(fun).__qualname__)
-    return Signature(name, parameters, static, donated)
+    return Signature(fun, name, static, donated)
 
 
 def split_static(names: Signature, call: Call) -> tuple[Call, tuple[tuple[int | str, Typed], ...]]:
@@ -205,9 +206,7 @@ def _from_number(number: complex, floating: torch.dtype, integer: torch.dtype) -
 
 
 def _argument_name(names: Signature, place: int | str) -> str:
-    if isinstance(place, int) and place < len(names.parameters):
-        return names.parameters[place]
-    return f"args[{place}]" if isinstance(place, int) else place
+    return argument_name(names.fun, place) if isinstance(place, int) else place
 
 
 def _identity(value: Any) -> Hashable:

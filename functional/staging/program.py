@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .. import tree
+from ..border import tensor_leaves
 from . import arguments, donation
 from .aliasing import plan_donation
 from .errors import TRACE_FAILURES, DonationWarning, RetraceWarning, explain, quiet
@@ -167,16 +168,10 @@ def _bind(scope: dict[str, Any], value: Any) -> str:
 
 def _finish(outputs: Any, buffers: Mapping[int, Tensor]) -> Any:
     """Make every output leaf a tensor, and write those that have a buffer into it; traced."""
+    outputs = tensor_leaves("jit", "output", outputs)
+    if not buffers:
+        return outputs
     leaves, structure = tree.flatten(outputs)
-    tensors = []
-    for index, leaf in enumerate(leaves):
-        if isinstance(leaf, (bool, int, float, complex)):
-            leaf = torch.tensor(leaf)
-        elif not isinstance(leaf, Tensor):
-            place = structure.accessors()[index].codify("output")
-            raise TypeError(
-                f"jit: {place} is a {type(leaf).__name__}; a jitted function returns tensors, "
-                "numbers and containers of them."
-            )
-        tensors.append(buffers[index].copy_(leaf) if index in buffers else leaf)
-    return tree.unflatten(structure, tensors)
+    for index, buffer in buffers.items():
+        leaves[index] = buffer.copy_(leaves[index])
+    return tree.unflatten(structure, leaves)
