@@ -26,7 +26,7 @@ def test_the_script_in_the_readme_runs(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     (accuracy,) = re.findall(r"test accuracy ([\d.]+)%", result.stdout)
-    assert float(accuracy) >= 95
+    assert float(accuracy) >= 93
 
 
 def test_the_readme_names_only_what_exists():
