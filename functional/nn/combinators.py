@@ -1,0 +1,285 @@
+"""Building models of layers: chains, fans and residual connections.
+
+Each combinator is written once, over stateful parts; `_simplest` takes the empty state away again
+where no part has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, overload
+
+from torch import Tensor
+
+from .. import random, tree
+from ..abstract import ShapeDtype, eval_shape
+from .activations import identity
+from .layer import Layer, LayerError, Params, State, StatefulLayer, describe, lift
+
+Stateless = Layer | Callable[[Any], Any]
+Part = Layer | StatefulLayer | Callable[[Any], Any]
+
+
+@overload
+def serial(*layers: Stateless, **named: Stateless) -> Layer: ...  # type: ignore[overload-overlap]
+@overload
+def serial(*layers: Part, **named: Part) -> StatefulLayer: ...
+def serial(*layers: Part, **named: Part) -> Layer | StatefulLayer:
+    """Return the chain of layers: each receives what the one before it returns.
+
+    Parameters and state are dicts by part name. Positional parts are called "0", "1", ... as in
+    `torch.nn.Sequential`, and parts without parameters are left out, so that
+    `tree.to_state_dict(params)` has the names of the torch model. Part number `i` receives the
+    key `random.split(key, number_of_parts)[i]`, in `init` and in `apply`.
+
+    Parameters
+    ----------
+    layers, named
+        Layers, or pure functions of a tensor. The result is stateful when one of them is.
+
+    Raises
+    ------
+    TypeError
+        A part is neither a layer nor a function, or is a `torch.nn.Module`.
+    LayerError
+        A part refuses its input or parameters (the message begins with the path of the part), or
+        the parameters hold a name that no part has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn.functional import nn
+    >>> model = nn.serial(hidden=nn.linear(16), act=torch.relu, head=nn.linear(3))
+    >>> params = model.init(random.key(0), torch.ones(2, 5))
+    >>> sorted(tree.to_state_dict(params))
+    ['head.bias', 'head.weight', 'hidden.bias', 'hidden.weight']
+    >>> model(params, torch.ones(2, 5)).shape
+    torch.Size([2, 3])
+    >>> model(params, torch.ones(2, 7))
+    Traceback (most recent call last):
+    purefn.functional.nn.LayerError: model['hidden']: linear expected an input of shape \
+(..., 5), got (2, 7).
+    """
+    return _combination(
+        "serial",
+        _named_parts("serial", layers, named),
+        next_input=lambda x, y: y,
+        result=lambda outputs, x: x,
+    )
+
+
+@overload
+def parallel(*layers: Stateless, **named: Stateless) -> Layer: ...  # type: ignore[overload-overlap]
+@overload
+def parallel(*layers: Part, **named: Part) -> StatefulLayer: ...
+def parallel(*layers: Part, **named: Part) -> Layer | StatefulLayer:
+    """Return the layer that gives its input to every part and returns the tuple of outputs.
+
+    Names, parameters, state, keys and errors are as for `serial`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn.functional import nn
+    >>> branches = nn.parallel(wide=nn.linear(8), narrow=nn.linear(2))
+    >>> model = nn.serial(branches=branches, join=lambda outputs: torch.cat(outputs, dim=-1))
+    >>> params = model.init(random.key(0), torch.ones(4, 3))
+    >>> model(params, torch.ones(4, 3)).shape
+    torch.Size([4, 10])
+    """
+    return _fan("parallel", _named_parts("parallel", layers, named))
+
+
+@overload
+def residual(body: Stateless, shortcut: Stateless = ...) -> Layer: ...  # type: ignore[overload-overlap]
+@overload
+def residual(body: Part, shortcut: Part = ...) -> StatefulLayer: ...
+def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
+    """Return the layer `y = shortcut(x) + body(x)`; the shortcut is `x` itself unless one is given.
+
+    The parts are called "body" and "shortcut" in parameters, state and errors.
+
+    Raises
+    ------
+    LayerError
+        The two outputs differ in shape (they are never broadcast), or a part refuses its input.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn.functional import nn
+    >>> block = nn.residual(nn.serial(torch.relu, nn.linear(5)))
+    >>> params = block.init(random.key(0), torch.ones(2, 5))
+    >>> list(tree.to_state_dict(params))
+    ['body.1.bias', 'body.1.weight']
+    """
+    parts = _named_parts("residual", (), {"body": body, "shortcut": shortcut})
+    branches = _stateful(_fan("residual", parts))
+
+    def init(key: Tensor, x: Any) -> tuple[Params, State]:
+        params, state = branches.init(key, x)
+        eval_shape(apply, params, state, _abstract(x, key))
+        return params, state
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        (y, kept), state = branches.apply(params, state, x, key=key, train=train)
+        if y.shape != kept.shape:
+            raise LayerError(
+                "residual expected its body and its shortcut to return one shape, got "
+                f"{tuple(y.shape)} and {tuple(kept.shape)} for {describe(x)}."
+            )
+        return kept + y, state
+
+    return _simplest(parts, StatefulLayer(init, apply, branches.uses_key))
+
+
+def _fan(kind: str, parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
+    """Return the layer that gives its input to every part and returns the tuple of outputs."""
+    return _combination(
+        kind, parts, next_input=lambda x, y: x, result=lambda outputs, x: tuple(outputs)
+    )
+
+
+def _combination(
+    kind: str,
+    parts: Mapping[str, Layer | StatefulLayer],
+    next_input: Callable[[Any, Any], Any],
+    result: Callable[[list[Any], Any], Any],
+) -> Layer | StatefulLayer:
+    """Return the layer that runs its parts in order.
+
+    A part that turned `x` into `y` leaves `next_input(x, y)` to the one after it, and the whole
+    returns `result(outputs, x)` of all outputs and the `x` left by the last part.
+    """
+    stateful = {name: _stateful(part) for name, part in parts.items()}
+    uses_key = any(part.uses_key for part in stateful.values())
+
+    def init(key: Tensor, x: Any) -> tuple[Params, State]:
+        x = _abstract(x, key)
+        params: dict[str, Params] = {}
+        state: dict[str, State] = {}
+        for (name, part), part_key in zip(stateful.items(), _split(key, parts), strict=True):
+            params[name], state[name], y = _init_part(name, part, part_key, x)
+            x = next_input(x, y)
+        return _without_empty(params), _without_empty(state)
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        _check_names(kind, "parameters", parts, params)
+        _check_names(kind, "a state", parts, state)
+        keys = [None] * len(parts) if key is None or not uses_key else _split(key, parts)
+        outputs: list[Any] = []
+        new_state: dict[str, State] = {}
+        for (name, part), part_key in zip(stateful.items(), keys, strict=True):
+            y, new_state[name] = _apply_part(name, part, params, state, x, part_key, train)
+            outputs.append(y)
+            x = next_input(x, y)
+        return result(outputs, x), _without_empty(new_state)
+
+    return _simplest(parts, StatefulLayer(init, apply, uses_key))
+
+
+def _named_parts(
+    kind: str, layers: tuple[Part, ...], named: Mapping[str, Part]
+) -> dict[str, Layer | StatefulLayer]:
+    """Return the parts by name, positional ones first, functions lifted to layers."""
+    parts: dict[str, Layer | StatefulLayer] = {}
+    positional = [(str(index), layer) for index, layer in enumerate(layers)]
+    for name, part in [*positional, *named.items()]:
+        if name in parts or "." in name:
+            raise ValueError(
+                f"{kind}: expected part names that are unique and without dots, got {name!r}."
+            )
+        try:
+            parts[name] = part if isinstance(part, Layer | StatefulLayer) else lift(part)
+        except TypeError as error:
+            raise TypeError(f"{kind}: part {name!r}: {error}") from None
+    return parts
+
+
+def _stateful(layer: Layer | StatefulLayer) -> StatefulLayer:
+    """Return `layer` with a state, `{}` where it has none."""
+    if isinstance(layer, StatefulLayer):
+        return layer
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
+    ) -> tuple[Any, State]:
+        return layer.apply(params, x, key=key, train=train), {}
+
+    return StatefulLayer(lambda key, x: (layer.init(key, x), {}), apply, layer.uses_key)
+
+
+def _simplest(
+    parts: Mapping[str, Layer | StatefulLayer], layer: StatefulLayer
+) -> Layer | StatefulLayer:
+    """Return `layer` without its state, which is always empty, when no part has one."""
+    if any(isinstance(part, StatefulLayer) for part in parts.values()):
+        return layer
+
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+        return layer.apply(params, {}, x, key=key, train=train)[0]
+
+    return Layer(lambda key, x: layer.init(key, x)[0], apply, layer.uses_key)
+
+
+def _init_part(name: str, part: StatefulLayer, key: Tensor, x: Any) -> tuple[Params, State, Any]:
+    """Return the parameters and state of a part, and the shape of its output."""
+    try:
+        params, state = part.init(key, x)
+        y, _ = eval_shape(part.apply, params, state, x)
+    except LayerError as error:
+        error.path = (name, *error.path)
+        raise
+    return params, state, y
+
+
+def _apply_part(
+    name: str,
+    part: StatefulLayer,
+    params: Params,
+    state: State,
+    x: Any,
+    key: Tensor | None,
+    train: bool,
+) -> tuple[Any, State]:
+    part_params, part_state = params.get(name, {}), state.get(name, {})
+    try:
+        return part.apply(part_params, part_state, x, key=key, train=train)
+    except LayerError as error:
+        error.path = (name, *error.path)
+        raise
+
+
+def _check_names(
+    kind: str, what: str, parts: Mapping[str, Layer | StatefulLayer], given: Any
+) -> None:
+    if not isinstance(given, Mapping):
+        raise LayerError(
+            f"{kind} expected {what} as a dict by part name ({list(parts)}), got "
+            f"{describe(given)}; the order of arguments is (params, x) or (params, state, x)."
+        )
+    unknown = [name for name in given if name not in parts]
+    if unknown:
+        raise LayerError(f"{kind} got {what} for {unknown}; its parts are {list(parts)}.")
+
+
+def _split(key: Tensor, parts: Mapping[str, Any]) -> Sequence[Tensor]:
+    """Return a key for each part, by its position."""
+    return random.split(key, len(parts)).unbind(0) if parts else ()
+
+
+def _without_empty(trees: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in trees.items() if not _is_empty_dict(value)}
+
+
+def _is_empty_dict(value: Any) -> bool:
+    return isinstance(value, dict) and not value
+
+
+def _abstract(x: Any, key: Tensor) -> tree.PyTree:
+    """Return the shapes and dtypes of `x`, on the device where parameters drawn with `key` live."""
+    return tree.map(lambda leaf: ShapeDtype(leaf.shape, leaf.dtype, key.device), x)

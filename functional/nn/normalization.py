@@ -1,0 +1,228 @@
+"""Normalisation over features and over the batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - torch's name
+from torch import Tensor
+
+from .. import random
+from ..initializers import Initializer, ones, zeros
+from .checks import check_flag, check_input, positive_int
+from .layer import Layer, LayerError, Params, State, StatefulLayer
+from .parameters import check_parameters, check_same_dtype
+
+
+def layer_norm(
+    normalized_dims: int = 1,
+    eps: float = 1e-5,
+    elementwise_affine: bool = True,
+    bias: bool = True,
+    *,
+    weight_init: Initializer = ones,
+    bias_init: Initializer = zeros,
+) -> Layer:
+    """Return the layer `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias`.
+
+    Mean and (biased) variance are over the last `normalized_dims` dimensions, whose shape is that
+    of `weight` and `bias`, as in `torch.nn.LayerNorm`. Ba et al. 2016, Layer normalization.
+
+    Parameters
+    ----------
+    normalized_dims
+        How many dimensions, counted from the last, are normalised together.
+    eps
+        Added to the variance.
+    elementwise_affine, bias
+        Whether there are parameters at all, and whether `bias` is one of them.
+    weight_init, bias_init
+        Initializers in the place of ones and zeros.
+
+    Raises
+    ------
+    LayerError
+        The input has too few dimensions, is not floating-point or not of the dtype of the
+        parameters; or the parameters are not this layer's.
+
+    Examples
+    --------
+    >>> layer = layer_norm()
+    >>> params = layer.init(random.key(0), torch.ones(2, 3))
+    >>> layer(params, torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([[-1.2247,  0.0000,  1.2247]])
+    """
+    positive_int("layer_norm", "normalized_dims", normalized_dims)
+    letters = tuple(f"D{index}" for index in range(1, normalized_dims + 1))
+    names = [name for name, wanted in (("weight", True), ("bias", bias)) if wanted]
+    names = names if elementwise_affine else []
+
+    def init(key: Tensor, x: Any) -> Params:
+        check_input("layer_norm", x, ("...", *letters))
+        return _affine(key, names, x.shape[-normalized_dims:], x.dtype, weight_init, bias_init)
+
+    def apply(
+        params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
+    ) -> Tensor:
+        check_parameters("layer_norm", params, dict.fromkeys(names, letters))
+        shape = params["weight"].shape if elementwise_affine else letters
+        check_input("layer_norm", x, ("...", *shape))
+        check_same_dtype("layer_norm", x, params)
+        normalized_shape = x.shape[-normalized_dims:]
+        return F.layer_norm(x, normalized_shape, params.get("weight"), params.get("bias"), eps)
+
+    return Layer(init, apply, uses_key=False)
+
+
+def batch_norm(
+    eps: float = 1e-5,
+    momentum: float | None = 0.1,
+    affine: bool = True,
+    *,
+    weight_init: Initializer = ones,
+    bias_init: Initializer = zeros,
+) -> StatefulLayer:
+    """Return the layer `y = (x - E[x]) / sqrt(Var[x] + eps) * weight + bias` for each channel.
+
+    For inputs of shape `(N, C, *spatial)`, the names being those of `torch.nn.BatchNorm1d`, `2d`
+    and `3d`. In training, mean and (biased) variance are the batch's, and the state moves towards
+    the batch's mean and unbiased variance,
+
+        running = (1 - momentum) running + momentum batch,
+
+    where a momentum of `None` stands for `1 / num_batches_tracked`, the plain average of all
+    batches. Otherwise mean and variance are the state's, which stays as it is. No gradient flows
+    into the state. Ioffe & Szegedy 2015, Batch normalization.
+
+    Parameters are `weight` and `bias`, the state `running_mean`, `running_var` and
+    `num_batches_tracked`: `{**tree.to_state_dict(params), **tree.to_state_dict(state)}` is the
+    state dict of the torch module.
+
+    Parameters
+    ----------
+    eps
+        Added to the variance.
+    momentum
+        The weight of the new batch in the state, within `[0, 1]`, or `None`.
+    affine
+        Whether there are parameters.
+    weight_init, bias_init
+        Initializers in the place of ones and zeros.
+
+    Raises
+    ------
+    ValueError
+        `momentum` is not one of the above.
+    LayerError
+        The input has other channels or fewer than two dimensions, is not floating-point or not of
+        the dtype of the parameters, or in training has only one value for each channel; or the
+        parameters or state are not this layer's.
+
+    Examples
+    --------
+    >>> layer = batch_norm()
+    >>> params, state = layer.init(random.key(0), torch.ones(4, 3))
+    >>> x = torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
+    >>> y, state = layer(params, state, x, train=True)
+    >>> y
+    tensor([[-1.0000,  0.0000,  0.0000],
+            [ 1.0000,  0.0000,  0.0000]])
+    >>> state["running_mean"]
+    tensor([0.2000, 0.0000, 0.0000])
+    """
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"batch_norm: expected a momentum within [0, 1], got {momentum!r}.")
+    names = ["weight", "bias"] if affine else []
+
+    def init(key: Tensor, x: Any) -> tuple[Params, State]:
+        check_input("batch_norm", x, _pattern("C", x))
+        shape = x.shape[1:2]
+        state = {
+            "running_mean": zeros(key, shape, x.dtype),
+            "running_var": ones(key, shape, x.dtype),
+            "num_batches_tracked": zeros(key, (), torch.int64),
+        }
+        return _affine(key, names, shape, x.dtype, weight_init, bias_init), state
+
+    def apply(
+        params: Params,
+        state: State,
+        x: Tensor,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, State]:
+        _check(names, params, state, x, train)
+        weight, bias = params.get("weight"), params.get("bias")
+        if train:
+            y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
+            return y, _next_state(state, x, momentum)
+        mean, var = state["running_mean"], state["running_var"]
+        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), state
+
+    return StatefulLayer(init, apply, uses_key=False)
+
+
+def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
+    """Move the running statistics towards those of the batch."""
+    count = state["num_batches_tracked"] + 1
+    factor = momentum if momentum is not None else 1 / count.to(state["running_mean"].dtype)
+    values_per_channel = x.numel() // x.shape[1]
+    # Written as in the forward kernel, so that a compiler computes the two moments once.
+    biased_var, mean = torch.var_mean(
+        x.detach(), [0, *range(2, x.ndim)], correction=0, keepdim=True
+    )
+    var = biased_var.reshape(-1) * (values_per_channel / (values_per_channel - 1))
+    mean = mean.reshape(-1)
+    return {
+        "running_mean": (1 - factor) * state["running_mean"] + factor * mean,
+        "running_var": (1 - factor) * state["running_var"] + factor * var,
+        "num_batches_tracked": count,
+    }
+
+
+def _check(names: list[str], params: Params, state: State, x: Tensor, train: bool) -> None:
+    check_flag("batch_norm", "train", train)
+    check_parameters("batch_norm", params, dict.fromkeys(names, ("C",)))
+    shapes: dict[str, tuple[str, ...]] = {
+        "running_mean": ("C",),
+        "running_var": ("C",),
+        "num_batches_tracked": (),
+    }
+    check_parameters("batch_norm", state, shapes)
+    channels = state["running_mean"].shape[0]
+    check_input("batch_norm", x, _pattern(channels, x))
+    floating = {name: value for name, value in state.items() if name != "num_batches_tracked"}
+    check_same_dtype("batch_norm", x, {**params, **floating})
+    for name, value in {**params, **floating}.items():
+        if value.shape != (channels,):
+            raise LayerError(
+                f"batch_norm expected {name!r} of shape ({channels},), as 'running_mean' has, got "
+                f"{tuple(value.shape)}."
+            )
+    if train and x.numel() == channels:
+        raise LayerError(
+            "batch_norm expected more than one value for each channel in training, got shape "
+            f"{tuple(x.shape)}."
+        )
+
+
+def _pattern(channels: int | str, x: Any) -> tuple[int | str, ...]:
+    """Return the expected shape `(N, C, *spatial)` with as many dimensions as `x`."""
+    spatial = tuple(f"D{index}" for index in range(1, len(getattr(x, "shape", ())) - 1))
+    return ("N", channels, *spatial)
+
+
+def _affine(
+    key: Tensor,
+    names: list[str],
+    shape: tuple[int, ...],
+    dtype: torch.dtype,
+    weight_init: Initializer,
+    bias_init: Initializer,
+) -> Params:
+    """Return those of `weight` and `bias` that are named."""
+    weight_key, bias_key = random.split(key)
+    params = {"weight": (weight_init, weight_key), "bias": (bias_init, bias_key)}
+    return {name: draw(key, shape, dtype) for name, (draw, key) in params.items() if name in names}

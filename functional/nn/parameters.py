@@ -1,0 +1,66 @@
+"""Drawing a layer's parameters, and checking those that it is given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import initializers, random
+from .checks import fits
+from .layer import LayerError, describe
+
+#: torch's default for weights: uniform within `±1 / sqrt(fan_in)`.
+DEFAULT_WEIGHT = initializers.kaiming_uniform(math.sqrt(5))
+
+
+def weight_and_bias(
+    key: Tensor,
+    weight_shape: Sequence[int],
+    dtype: torch.dtype,
+    bias: bool,
+    weight_init: initializers.Initializer | None,
+    bias_init: initializers.Initializer | None,
+) -> dict[str, Tensor]:
+    """Return `weight` and perhaps `bias`, uniform within `±1 / sqrt(fan_in)` unless told."""
+    weight_key, bias_key = random.split(key)
+    params = {"weight": (weight_init or DEFAULT_WEIGHT)(weight_key, weight_shape, dtype)}
+    if bias:
+        bound = 1 / math.sqrt(max(initializers.fans(weight_shape)[0], 1))
+        draw = bias_init or initializers.uniform(-bound, bound)
+        params["bias"] = draw(bias_key, weight_shape[:1], dtype)
+    return params
+
+
+def check_parameters(layer: str, params: Any, expected: Mapping[str, Sequence[int | str]]) -> None:
+    """Refuse parameters (or a state) that do not have the names and shapes of the layer's own."""
+    if not isinstance(params, Mapping):
+        raise LayerError(
+            f"{layer} expected a dict of {sorted(expected)}, got {describe(params)}; "
+            "the order of arguments is (params, x)."
+        )
+    if set(params) != set(expected):
+        raise LayerError(f"{layer} expected a dict of {sorted(expected)}, got {describe(params)}.")
+    for name, shape in expected.items():
+        value = params[name]
+        if not isinstance(value, Tensor) or not fits(value.shape, shape):
+            pattern = ", ".join(str(length) for length in shape) + "," * (len(shape) == 1)
+            raise LayerError(
+                f"{layer} expected {name!r} to be a tensor of shape ({pattern}), "
+                f"got {describe(value)}."
+            )
+
+
+def check_same_dtype(layer: str, x: Tensor, params: Mapping[str, Tensor]) -> None:
+    """Refuse parameters of another dtype than the input's, unless autocast is there to convert."""
+    if torch.is_autocast_enabled(x.device.type):
+        return
+    for name, value in params.items():
+        if value.dtype != x.dtype:
+            raise LayerError(
+                f"{layer} got an input of {x.dtype} and {name!r} of {value.dtype}; "
+                "convert one of them, as in `tree.cast(params, x.dtype)`."
+            )

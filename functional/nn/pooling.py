@@ -1,0 +1,322 @@
+"""Pooling over windows of one, two and three spatial dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F  # noqa: N812 - torch's name
+from torch import Tensor
+
+from .checks import SPATIAL, Shape, check_input, int_per_dim, positive_int
+from .layer import Layer, LayerError, lift
+
+IntOrInts = int | Sequence[int]
+
+_MAX: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
+_AVG: dict[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+_ADAPTIVE: dict[int, Callable[..., Any]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+
+
+def max_pool1d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return the maximum over windows of inputs `(N, C, L)`; see `max_pool2d`.
+
+    >>> import torch
+    >>> max_pool1d(2)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
+    tensor([[[4., 3.]]])
+    """
+    return _max_pool(1, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool2d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return the maximum over windows of inputs `(N, C, H, W)`.
+
+    Parameters
+    ----------
+    kernel_size, stride, padding, dilation
+        One integer for all spatial dimensions, or one for each. The stride is the kernel size
+        unless given; the padding, which never wins, is at most half of what the kernel spans.
+    ceil_mode
+        Whether a window that reaches beyond the end still counts.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not one of the above.
+    LayerError
+        The input does not have the right dimensions, is not floating-point, or is smaller than
+        the kernel.
+
+    Examples
+    --------
+    >>> import torch
+    >>> max_pool2d(2)({}, torch.ones(8, 3, 28, 28)).shape
+    torch.Size([8, 3, 14, 14])
+    """
+    return _max_pool(2, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def max_pool3d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    dilation: IntOrInts = 1,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return the maximum over windows of inputs `(N, C, D, H, W)`; see `max_pool2d`.
+
+    >>> import torch
+    >>> max_pool3d(2)({}, torch.ones(8, 3, 4, 4, 4)).shape
+    torch.Size([8, 3, 2, 2, 2])
+    """
+    return _max_pool(3, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+def avg_pool1d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Layer:
+    """Return the mean over windows of inputs `(N, C, L)`; see `avg_pool2d`.
+
+    >>> import torch
+    >>> avg_pool1d(2)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
+    tensor([[[2.5000, 2.5000]]])
+    """
+    return _avg_pool(1, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+def avg_pool2d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Layer:
+    """Return the mean over windows of inputs `(N, C, H, W)`.
+
+    Options and errors are those of `max_pool2d`, and `count_include_pad`: whether the zeros of the
+    padding count in the mean.
+
+    Examples
+    --------
+    >>> import torch
+    >>> avg_pool2d(3, stride=2, padding=1)({}, torch.ones(8, 3, 28, 28)).shape
+    torch.Size([8, 3, 14, 14])
+    """
+    return _avg_pool(2, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+def avg_pool3d(
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    padding: IntOrInts = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Layer:
+    """Return the mean over windows of inputs `(N, C, D, H, W)`; see `avg_pool2d`.
+
+    >>> import torch
+    >>> avg_pool3d(2)({}, torch.ones(8, 3, 4, 4, 4)).shape
+    torch.Size([8, 3, 2, 2, 2])
+    """
+    return _avg_pool(3, kernel_size, stride, padding, ceil_mode, count_include_pad)
+
+
+def adaptive_avg_pool1d(output_size: int | Sequence[int | None] | None) -> Layer:
+    """Return the mean over as many windows as the output has elements; see `adaptive_avg_pool2d`.
+
+    >>> import torch
+    >>> adaptive_avg_pool1d(1)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
+    tensor([[[2.5000]]])
+    """
+    return _adaptive_avg_pool(1, output_size)
+
+
+def adaptive_avg_pool2d(output_size: int | Sequence[int | None] | None) -> Layer:
+    """Return the mean over as many windows of inputs `(N, C, H, W)` as the output has elements.
+
+    Windows are as even as they can be, and overlap where the division is not exact. `output_size`
+    is one length or one for each spatial dimension; `None` keeps the input's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `output_size` is not one of the above.
+    LayerError
+        The input does not have the right dimensions, is empty or not floating-point.
+
+    Examples
+    --------
+    >>> import torch
+    >>> adaptive_avg_pool2d(1)({}, torch.ones(8, 3, 28, 28)).shape
+    torch.Size([8, 3, 1, 1])
+    """
+    return _adaptive_avg_pool(2, output_size)
+
+
+def adaptive_avg_pool3d(output_size: int | Sequence[int | None] | None) -> Layer:
+    """Return the mean over as many windows as the output has elements; see `adaptive_avg_pool2d`.
+
+    >>> import torch
+    >>> adaptive_avg_pool3d((1, None, 2))({}, torch.ones(8, 3, 4, 4, 4)).shape
+    torch.Size([8, 3, 1, 4, 2])
+    """
+    return _adaptive_avg_pool(3, output_size)
+
+
+def _max_pool(
+    dims: int,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+) -> Layer:
+    windows = _windows(f"max_pool{dims}d", dims, kernel_size, stride, padding, dilation, ceil_mode)
+    return _pool(
+        windows,
+        lambda x: _MAX[dims](
+            x, windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode
+        ),
+    )
+
+
+def _avg_pool(
+    dims: int,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    ceil_mode: bool,
+    count_include_pad: bool,
+) -> Layer:
+    windows = _windows(f"avg_pool{dims}d", dims, kernel_size, stride, padding, 1, ceil_mode)
+    return _pool(
+        windows,
+        lambda x: _AVG[dims](
+            x, windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad
+        ),
+    )
+
+
+def _adaptive_avg_pool(dims: int, output_size: int | Sequence[int | None] | None) -> Layer:
+    name = f"adaptive_avg_pool{dims}d"
+    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * dims
+    if len(sizes) != dims:
+        raise ValueError(f"{name}: expected one or {dims} lengths, got {output_size!r}.")
+    for size in sizes:
+        if size is not None:
+            positive_int(name, "output_size", size)
+
+    def adaptive_avg_pool(x: Tensor) -> Any:
+        check_input(name, x, ("N", "C", *SPATIAL[dims]))
+        if 0 in x.shape[1:]:
+            raise LayerError(f"{name} expected a non-empty input, got shape {tuple(x.shape)}.")
+        pairs = zip(x.shape[2:], sizes, strict=True)
+        lengths = [length if size is None else size for length, size in pairs]
+        return _ADAPTIVE[dims](x, lengths)
+
+    return lift(adaptive_avg_pool, name)
+
+
+@dataclass(frozen=True)
+class _Windows:
+    """The checked options of a pooling layer, one value for each spatial dimension."""
+
+    name: str
+    kernel_size: Shape
+    stride: Shape
+    padding: Shape
+    dilation: Shape
+    ceil_mode: bool
+
+    def spans(self) -> Shape:
+        """Return how many elements a window covers, gaps included."""
+        pairs = zip(self.kernel_size, self.dilation, strict=True)
+        return tuple(dilation * (kernel - 1) + 1 for kernel, dilation in pairs)
+
+    def starts(self, lengths: Sequence[int]) -> list[range]:
+        """Return where the windows begin in an input of the given spatial shape."""
+        return [
+            range(-padding, length + padding - span + (stride if self.ceil_mode else 1), stride)
+            for length, span, padding, stride in zip(
+                lengths, self.spans(), self.padding, self.stride, strict=True
+            )
+        ]
+
+    def has_empty_window(self, lengths: Sequence[int]) -> bool:
+        """Say whether the gaps of a dilated window that begins in the padding skip the input.
+
+        torch then returns -inf, and its backward pass writes outside of its memory.
+        """
+        return any(
+            start < 0 and start % dilation >= length
+            for length, dilation, starts in zip(
+                lengths, self.dilation, self.starts(lengths), strict=True
+            )
+            if length < dilation
+            for start in starts
+        )
+
+
+def _windows(
+    name: str,
+    dims: int,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    padding: IntOrInts,
+    dilation: IntOrInts,
+    ceil_mode: bool,
+) -> _Windows:
+    kernel = int_per_dim(name, "kernel_size", kernel_size, dims)
+    strides = kernel if stride is None else int_per_dim(name, "stride", stride, dims)
+    pads = int_per_dim(name, "padding", padding, dims, minimum=0)
+    dilations = int_per_dim(name, "dilation", dilation, dims)
+    windows = _Windows(name, kernel, strides, pads, dilations, ceil_mode)
+    for pad, span in zip(pads, windows.spans(), strict=True):
+        if pad > span // 2:
+            raise ValueError(
+                f"{name}: expected padding of at most half the kernel's span of {span}, got {pad}."
+            )
+    return windows
+
+
+def _pool(windows: _Windows, function: Callable[[Tensor], Any]) -> Layer:
+    pattern = ("N", "C", *SPATIAL[len(windows.kernel_size)])
+
+    def pool(x: Tensor) -> Any:
+        check_input(windows.name, x, pattern)
+        if 0 in x.shape[2:] or not all(windows.starts(x.shape[2:])):
+            raise LayerError(
+                f"{windows.name} expected an input at least as large as its kernel of "
+                f"{windows.kernel_size} with padding {windows.padding}, got shape "
+                f"{tuple(x.shape)}."
+            )
+        if windows.has_empty_window(x.shape[2:]):
+            raise LayerError(
+                f"{windows.name} expected every window to hold more than padding, which dilation "
+                f"{windows.dilation} and padding {windows.padding} prevent for shape "
+                f"{tuple(x.shape)}."
+            )
+        return function(x)
+
+    return lift(pool, windows.name)

@@ -1,0 +1,82 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purefn.functional import initializers, nn, random
+
+DTYPES = st.sampled_from([torch.float32, torch.float64])
+KEY = random.key(0)
+
+
+@given(
+    batch=st.lists(st.integers(1, 4), max_size=3),
+    sizes=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    bias=st.booleans(),
+    dtype=DTYPES,
+    seed=st.integers(0, 99),
+)
+def test_linear(batch, sizes, bias, dtype, seed, matches_torch):
+    x = torch.randn(*batch, sizes[0], generator=torch.Generator().manual_seed(seed)).to(dtype)
+    matches_torch(nn.linear(sizes[1], bias), torch.nn.Linear(*sizes, bias=bias), x)
+
+
+def test_default_values_are_uniform_within_the_inverse_root_of_fan_in():
+    params = nn.linear(400).init(KEY, torch.ones(1, 100))
+    for value in params.values():
+        assert value.abs().max() <= 0.1
+        assert value.abs().max() > 0.099
+        assert value.var().item() == pytest.approx(0.01 / 3, rel=0.1)
+    assert params["weight"].var().item() == pytest.approx(0.01 / 3, rel=0.02)
+
+
+def test_weight_and_bias_are_drawn_with_different_keys():
+    layer = nn.linear(1, weight_init=initializers.normal(), bias_init=initializers.normal()).init(
+        KEY, torch.ones(1, 1)
+    )
+    assert layer["weight"].item() != layer["bias"].item()
+
+
+def test_initializers_are_used():
+    layer = nn.linear(3, weight_init=initializers.ones, bias_init=initializers.constant(2.0))
+    x = torch.ones(2, 5, dtype=torch.float64)
+    params = layer.init(KEY, x)
+    assert torch.equal(params["weight"], torch.ones(3, 5, dtype=torch.float64))
+    assert torch.equal(layer(params, x), torch.full((2, 3), 7.0, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("out", [0, -1, 2.0, True, torch.tensor(3), None])
+def test_refuses_an_output_size_that_is_none(out):
+    with pytest.raises((TypeError, ValueError), match=r"linear: expected .*out_features"):
+        nn.linear(out)
+
+
+def test_refuses_inputs_that_do_not_fit():
+    layer = nn.linear(3)
+    params = layer.init(KEY, torch.ones(2, 5))
+    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., 5\), got \(2, 4\)"):
+        layer(params, torch.ones(2, 4))
+    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., 5\), got \(\)"):
+        layer(params, torch.ones(()))
+    with pytest.raises(nn.LayerError, match=r"floating-point input, got torch.int64.*x.float\(\)"):
+        layer(params, torch.ones(2, 5, dtype=torch.int64))
+    with pytest.raises(nn.LayerError, match=r"torch.float64 and 'weight' of torch.float32"):
+        layer(params, torch.ones(2, 5, dtype=torch.float64))
+    with pytest.raises(nn.LayerError, match="expected a tensor, got list"):
+        layer(params, [1.0])
+    with pytest.raises(nn.LayerError, match=r"the order of arguments is \(params, x\)"):
+        layer(torch.ones(2, 5), params)
+    with pytest.raises(nn.LayerError, match=r"'weight' to be a tensor of shape \(3, in_features\)"):
+        layer(nn.linear(4).init(KEY, torch.ones(2, 5)), torch.ones(2, 5))
+    with pytest.raises(nn.LayerError, match="floating-point"):
+        layer.init(KEY, torch.ones(2, 5, dtype=torch.uint8))
+    with pytest.raises(nn.LayerError, match="in_features"):
+        layer.init(KEY, torch.ones(()))
+
+
+def test_autocast_converts_instead():
+    layer = nn.linear(3)
+    params = layer.init(KEY, torch.ones(2, 5))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(params, torch.ones(2, 5)).dtype == torch.bfloat16
+        assert layer(params, torch.ones(2, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16

@@ -1,0 +1,134 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from purefn.functional import nn, random, tree
+
+MODULES = {
+    0: torch.nn.BatchNorm1d,
+    1: torch.nn.BatchNorm1d,
+    2: torch.nn.BatchNorm2d,
+    3: torch.nn.BatchNorm3d,
+}
+KEY = random.key(0)
+
+
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    features=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    eps=st.sampled_from([1e-5, 1e-2]),
+    affine=st.booleans(),
+    bias=st.booleans(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
+def test_layer_norm(batch, features, eps, affine, bias, dtype, matches_torch):
+    features = [*features[:-1], features[-1] + 1]  # of one value the norm is zero
+    generator = torch.Generator().manual_seed(len(features))
+    x = torch.randn(*batch, *features, generator=generator).to(dtype)
+    module = torch.nn.LayerNorm(features, eps, affine, bias)
+    for parameter in module.parameters():
+        torch.nn.init.normal_(parameter, 0.5, generator=generator)
+    matches_torch(nn.layer_norm(len(features), eps, affine, bias), module, x)
+
+
+def test_layer_norm_refusals():
+    layer = nn.layer_norm(2)
+    params = layer.init(KEY, torch.ones(2, 3, 4))
+    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., 3, 4\), got \(2, 3, 5\)"):
+        layer(params, torch.ones(2, 3, 5))
+    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., D1, D2\), got \(5,\)"):
+        layer.init(KEY, torch.ones(5))
+    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., D1, D2\), got \(5,\)"):
+        nn.layer_norm(2, elementwise_affine=False)({}, torch.ones(5))
+    with pytest.raises(nn.LayerError, match="floating-point"):
+        layer.init(KEY, torch.ones(2, 3, 4, dtype=torch.int32))
+    with pytest.raises(nn.LayerError, match=r"'bias' of torch.float32|'weight' of torch.float32"):
+        layer(params, torch.ones(2, 3, 4, dtype=torch.float16))
+    with pytest.raises(ValueError, match="normalized_dims >= 1"):
+        nn.layer_norm(0)
+
+
+@st.composite
+def batch_norms(draw):
+    dims = draw(st.integers(0, 3))
+    channels = draw(st.integers(1, 4))
+    spatial = [draw(st.integers(1, 3)) for _ in range(dims)]
+    options = {
+        "eps": draw(st.sampled_from([1e-5, 1e-2])),
+        "momentum": draw(st.sampled_from([0.1, 0.0, 1.0, 0.37, None])),
+        "affine": draw(st.booleans()),
+    }
+    dtype = draw(st.sampled_from([torch.float32, torch.float64]))
+    return dims, (draw(st.integers(2, 4)), channels, *spatial), options, dtype
+
+
+@given(batch_norms())
+def test_batch_norm_follows_torch_over_several_steps(is_close, matches_torch, case):
+    dims, shape, options, dtype = case
+    module = MODULES[dims](shape[1], **options).to(dtype)
+    layer = nn.batch_norm(**options)
+    generator = torch.Generator().manual_seed(dims)
+    params, state = layer.init(KEY, torch.ones(shape, dtype=dtype))
+    for step in range(6):
+        x = (step + 2.0 * torch.randn(shape, generator=generator)).to(dtype)
+        if x[:, 0].numel() > 2:  # of two values the normalised ones are ±1 and gradients vanish
+            matches_torch(layer, module, x, train=True)
+        matches_torch(layer, module, x, train=False)
+        expected = module.train()(x).detach()
+        before = tree.map(torch.clone, state)
+        y, new_state = layer(params, state, x, train=True)
+        assert all(map(torch.equal, tree.leaves(state), tree.leaves(before)))
+        state = new_state
+        is_close(y, expected, "output")
+        for name, buffer in module.named_buffers():
+            is_close(state[name], buffer, name)
+        y, unchanged = layer(params, state, x)
+        is_close(y, module.eval()(x).detach(), "evaluation")
+        assert tree.structure(unchanged) == tree.structure(state)
+        assert all(map(torch.equal, tree.leaves(unchanged), tree.leaves(state)))
+    assert state["num_batches_tracked"].item() == 6
+
+
+def test_no_gradient_flows_into_the_state():
+    layer = nn.batch_norm()
+    x = torch.randn(4, 3, requires_grad=True)
+    params, state = layer.init(KEY, x)
+    _, state = layer(params, state, x, train=True)
+    assert not any(leaf.requires_grad for leaf in tree.leaves(state))
+
+
+def test_the_running_variance_is_unbiased():
+    layer = nn.batch_norm(momentum=1.0)
+    x = torch.tensor([[0.0], [1.0]])
+    _, state = layer(*layer.init(KEY, x), x, train=True)
+    assert state["running_var"].item() == 0.5
+    assert state["running_mean"].item() == 0.5
+
+
+def test_batch_norm_refusals():
+    layer = nn.batch_norm()
+    x = torch.ones(4, 3, 2)
+    params, state = layer.init(KEY, x)
+    with pytest.raises(nn.LayerError, match=r"shape \(N, 3, D1\), got \(4, 2, 2\)"):
+        layer(params, state, torch.ones(4, 2, 2))
+    with pytest.raises(nn.LayerError, match=r"shape \(N, C\), got \(4,\)"):
+        layer.init(KEY, torch.ones(4))
+    with pytest.raises(nn.LayerError, match="more than one value for each channel in training"):
+        layer(params, state, torch.ones(1, 3), train=True)
+    with pytest.raises(nn.LayerError, match="expected True or False for train"):
+        layer(params, state, x, train=torch.tensor(True))
+    with pytest.raises(
+        nn.LayerError, match=r"expected a dict of .*running_mean.*, got an empty dict"
+    ):
+        layer(params, {}, x)
+    with pytest.raises(
+        nn.LayerError, match=r"'bias' of shape \(3,\), as 'running_mean' has, got \(1,\)"
+    ):
+        layer({**params, "bias": torch.ones(1)}, state, x)
+    with pytest.raises(nn.LayerError, match=r"input of torch.float64 and"):
+        layer(params, state, x.double())
+    with pytest.raises(nn.LayerError, match="floating-point"):
+        layer.init(KEY, x.long())
+    with pytest.raises(ValueError, match=r"momentum within \[0, 1\], got 1.5"):
+        nn.batch_norm(momentum=1.5)
