@@ -1,0 +1,190 @@
+"""What is refused at the door, and how it is said: the one place of argument checks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional import tree
+
+
+def scalar(name: str, value: Any) -> None:
+    """Require a finite real number or a 0-d real tensor.
+
+    The value of a tensor is not looked at: it may be traced, and reading it waits for the device.
+    """
+    if isinstance(value, Tensor):
+        if value.ndim != 0:
+            raise ValueError(
+                f"{name}: expected a number or a 0-d tensor, got a tensor of shape "
+                f"{tuple(value.shape)}; for a batch of values use vmap over the training step."
+            )
+        if value.is_complex() or value.dtype is torch.bool:
+            raise TypeError(f"{name}: expected a real number, got a tensor of {value.dtype}.")
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(
+            f"{name}: expected a number or a 0-d tensor, got {value!r} ({type(value).__name__})."
+        )
+    elif not math.isfinite(value):
+        raise ValueError(f"{name}: expected a finite number, got {value!r}.")
+
+
+def non_negative(name: str, value: Any) -> None:
+    """Require a number that is at least 0, or a 0-d tensor."""
+    _condition(name, value, lambda number: number >= 0, "a number that is at least 0")
+
+
+def positive(name: str, value: Any) -> None:
+    """Require a number above 0, or a 0-d tensor."""
+    _condition(name, value, lambda number: number > 0, "a number greater than 0")
+
+
+def decay_rate(name: str, value: Any) -> None:
+    """Require a number in [0, 1), or a 0-d tensor."""
+    _condition(name, value, lambda number: 0 <= number < 1, "a number in [0, 1)")
+
+
+def learning_rate(name: str, value: Any) -> None:
+    """Require a number that is at least 0, a 0-d tensor, or a schedule."""
+    if not callable(value):
+        non_negative(name, value)
+
+
+def pair(name: str, value: Any) -> None:
+    """Require a tuple or list of two."""
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise ValueError(f"{name}: expected a pair of numbers, got {value!r}.")
+
+
+def flag(name: str, value: Any) -> None:
+    """Require True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}: expected True or False, got {value!r}.")
+
+
+def count(name: str, value: Any) -> None:
+    """Require a Python int that is at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__}).")
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}.")
+
+
+def step(value: Any) -> None:
+    """Require the number of a step: a non-negative int or a tensor of integers."""
+    if isinstance(value, Tensor):
+        if value.is_floating_point() or value.is_complex() or value.dtype is torch.bool:
+            raise TypeError(f"step: expected a tensor of integers, got one of {value.dtype}.")
+    elif isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(
+            f"step: expected an int or a tensor of integers, got {value!r} "
+            f"({type(value).__name__})."
+        )
+    elif value < 0:
+        raise ValueError(f"step: expected at least 0, got {value}.")
+
+
+def state(who: str, value: Any, expected: type) -> None:
+    """Require the kind of state that the `init` of transformation `who` returns."""
+    if not isinstance(value, expected):
+        raise TypeError(
+            f"{who}.update: expected the state that its init returned, {expected.__name__}, got "
+            f"{type(value).__name__}. Make one with init(params), or pass the state of this "
+            "transformation."
+        )
+
+
+def chain_state(value: Any, length: int) -> None:
+    """Require a tuple of as many states as a chain has parts."""
+    if type(value) is not tuple or len(value) != length:
+        found = f"{len(value)}" if type(value) is tuple else f"{type(value).__name__}, no tuple"
+        raise TypeError(
+            f"chain.update: expected the state that its init returned, a tuple of {length} "
+            f"states, got {found}. Make one with init(params) of this chain."
+        )
+
+
+def given(who: str, params: tree.PyTree | None) -> None:
+    """Require that `update` was given the parameters."""
+    if params is None:
+        raise ValueError(f"{who}.update needs the parameters: call update(updates, state, params).")
+
+
+def trainable(params: tree.PyTree) -> None:
+    """Require that every leaf is a tensor of floating-point or complex numbers."""
+    for index, leaf in enumerate(tree.leaves(params)):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+            continue
+        path = tree.path_strings(params, "params")[index]
+        found = f"a tensor of {leaf.dtype}" if isinstance(leaf, Tensor) else f"{leaf!r}"
+        raise TypeError(
+            f"{path} is {found}; an optimizer moves floating-point and complex tensors only. "
+            "Set other leaves apart with tree.partition."
+        )
+
+
+def same_leaves(
+    trees: Mapping[str, tree.PyTree], *, dtypes: bool = True
+) -> tuple[tree.Structure, list[list[Tensor]]]:
+    """Require of trees, given by name, the structure, shapes, dtypes and devices of the first.
+
+    Without `dtypes` leaves may be of any width: both real, both complex or both integers. Returns
+    that structure and the leaves of each tree in its order.
+    """
+    (like_name, like), *others = trees.items()
+    expected, structure = tree.flatten(like)
+    columns = [expected]
+    for name, given in others:
+        try:
+            found = structure.flatten_up_to(given)
+        except ValueError:
+            tree.map(lambda *pair: None, like, given, names=(like_name, name))  # names the path
+            raise
+        for pair in zip(expected, found, strict=True):
+            if not _alike(*pair, dtypes):
+                raise ValueError(_mismatch(name, found, like_name, like, dtypes))
+        columns.append(found)
+    return structure, columns
+
+
+def _condition(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:
+    scalar(name, value)
+    if not isinstance(value, Tensor) and not holds(value):
+        raise ValueError(f"{name}: expected {expected}, got {value!r}.")
+
+
+def _alike(expected: Any, found: Any, dtypes: bool) -> bool:
+    if not isinstance(expected, Tensor) or not isinstance(found, Tensor):
+        return False
+    same = found.shape == expected.shape and found.device == expected.device
+    if dtypes:
+        return same and found.dtype == expected.dtype
+    return same and _kind(found) == _kind(expected)
+
+
+def _kind(leaf: Tensor) -> tuple[bool, bool]:
+    return leaf.is_complex(), leaf.is_floating_point()
+
+
+def _mismatch(name: str, found: list[Any], like_name: str, like: tree.PyTree, dtypes: bool) -> str:
+    """Name the first leaf that is not like its counterpart."""
+    places = [path.removeprefix("tree") for path in tree.path_strings(like)]
+    place, expected, leaf = next(
+        row
+        for row in zip(places, tree.leaves(like), found, strict=True)
+        if not _alike(*row[1:], dtypes)
+    )
+    return (
+        f"{name}{place} is {_describe_leaf(leaf)}, but {like_name}{place} is "
+        f"{_describe_leaf(expected)}: they must agree, nothing is cast or broadcast."
+    )
+
+
+def _describe_leaf(leaf: Any) -> str:
+    if isinstance(leaf, Tensor):
+        return f"a tensor of shape {tuple(leaf.shape)}, {leaf.dtype}, on {leaf.device}"
+    return f"{leaf!r} ({type(leaf).__name__})"

@@ -1,0 +1,88 @@
+"""Bounding updates: their norm taken together, or each element alone."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..functional import tree
+from . import checks
+from .leafwise import Scalar, leafwise
+from .transformation import GradientTransformation, stateless
+
+
+def global_norm(updates: tree.PyTree) -> Tensor:
+    """Return the Euclidean norm of all leaves taken as one vector, a 0-d tensor.
+
+    float16 and bfloat16 leaves are summed, and the result kept, in float32.
+
+    >>> global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0], dtype=torch.bfloat16)})
+    tensor(5.)
+    """
+    halves = (torch.float16, torch.bfloat16)
+    return tree.norm(
+        tree.map(
+            lambda leaf: torch.linalg.vector_norm(
+                leaf, dtype=torch.float32 if leaf.dtype in halves else None
+            ),
+            updates,
+        )
+    )
+
+
+def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
+    """Shrink updates so that their norm, all leaves taken together, is at most `max_norm`.
+
+    `g` becomes `g * max_norm / |g|` where `|g| > max_norm` and is untouched otherwise: optax's
+    rule. `torch.nn.utils.clip_grad_norm_` divides by `|g| + 1e-6` instead. An infinite or NaN
+    gradient is not hidden: the result holds NaN.
+
+    Raises
+    ------
+    ValueError
+        `max_norm` is not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn import optim
+    >>> clip = optim.clip_by_global_norm(1.0)
+    >>> clip.update({"w": torch.tensor([3.0]), "b": torch.tensor([4.0])}, optim.EmptyState())[0]
+    {'w': tensor([0.6000]), 'b': tensor([0.8000])}
+    """
+    checks.positive("max_norm", max_norm)
+
+    def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
+        norm = global_norm(updates)
+        limit = torch.zeros_like(norm) + max_norm
+        factor = limit / torch.maximum(norm, limit)
+        return leafwise(lambda g: g * factor, {"updates": updates})
+
+    return stateless(update, "clip_by_global_norm")
+
+
+def clip(max_delta: Scalar) -> GradientTransformation:
+    """Bring every element of the updates into `[-max_delta, max_delta]`.
+
+    Raises
+    ------
+    ValueError
+        `max_delta` is not positive.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn import optim
+    >>> optim.clip(1.0).update({"w": torch.tensor([-3.0, 0.5])}, optim.EmptyState())[0]
+    {'w': tensor([-1.0000,  0.5000])}
+    """
+    checks.positive("max_delta", max_delta)
+
+    def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
+        def clipped(g: Tensor) -> Tensor:
+            limit = torch.as_tensor(max_delta, dtype=g.dtype, device=g.device)
+            return torch.clamp(g, -limit, limit)
+
+        return leafwise(clipped, {"updates": updates})
+
+    return stateless(update, "clip")

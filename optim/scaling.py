@@ -1,0 +1,112 @@
+"""Multiplying updates: by a number, by a schedule, by the learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ..functional import tree
+from . import checks
+from .leafwise import Scalar, leafwise
+from .moments import first_step
+from .transformation import GradientTransformation, stateless
+
+#: A function of the number of steps taken so far.
+Schedule = Callable[[Tensor], Scalar]
+
+
+class ScaleByScheduleState(NamedTuple):
+    """How many updates have been made, an int64 0-d tensor."""
+
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
+
+
+def scale(factor: Scalar) -> GradientTransformation:
+    """Multiply updates by `factor`, a number or a 0-d tensor.
+
+    >>> import torch
+    >>> from purefn import optim
+    >>> optim.scale(3.0).update({"w": torch.tensor([2.0])}, optim.EmptyState())[0]
+    {'w': tensor([6.])}
+    """
+    checks.scalar("scale: factor", factor)
+    return stateless(lambda updates, params: _scaled(updates, factor), "scale")
+
+
+def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
+    """Multiply the updates of step `t = 0, 1, ...` by `schedule(t)`.
+
+    The schedule receives `t` as an int64 0-d tensor and returns a number or a 0-d tensor. (One of
+    your own keeps float64's digits when it computes with `t.double()`: torch gives float32 for
+    integers and numbers. Those of `optim.schedules` do.)
+
+    >>> import torch
+    >>> halving = scale_by_schedule(lambda step: 0.5**step)
+    >>> state = halving.init({"w": torch.tensor(8.0)})
+    >>> for _ in range(3):
+    ...     updates, state = halving.update({"w": torch.tensor(8.0)}, state)
+    >>> updates, state
+    ({'w': tensor(2.)}, ScaleByScheduleState(count=tensor(3)))
+    """
+    if not callable(schedule):
+        raise TypeError(
+            f"scale_by_schedule: expected a function of the step, got {schedule!r}; "
+            "for a constant use scale."
+        )
+
+    def init(params: tree.PyTree) -> ScaleByScheduleState:
+        return ScaleByScheduleState(first_step(params))
+
+    def update(
+        updates: tree.PyTree,
+        state: ScaleByScheduleState,
+        params: tree.PyTree | None = None,
+        **extra: Any,
+    ) -> tuple[tree.PyTree, ScaleByScheduleState]:
+        checks.state("scale_by_schedule", state, ScaleByScheduleState)
+        factor = schedule(state.count)
+        checks.scalar("schedule(step)", factor)
+        return _scaled(updates, factor), ScaleByScheduleState(state.count + 1)
+
+    return GradientTransformation(init, update)
+
+
+def scale_by_learning_rate(lr: Scalar | Schedule) -> GradientTransformation:
+    """Turn a direction into a step downhill: multiply by `-lr`.
+
+    `lr` is a number, a 0-d tensor or a schedule; only for a schedule does the state hold a count
+    of steps. A 0-d tensor may be traced by `jit`, batched by `vmap` and differentiated by `grad`.
+
+    Raises
+    ------
+    ValueError
+        `lr` is a negative number or a tensor that is not 0-d.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn import optim
+    >>> optim.scale_by_learning_rate(0.5).update({"w": torch.tensor([2.0])}, optim.EmptyState())[0]
+    {'w': tensor([-1.])}
+    """
+    checks.learning_rate("lr", lr)
+    if callable(lr):
+        return scale_by_schedule(_downhill(lr))
+    return scale(-lr)
+
+
+def _downhill(schedule: Schedule) -> Schedule:
+    """Return the schedule `-lr(step)`, whose values are checked to be learning rates."""
+
+    def factor(step: Tensor) -> Scalar:
+        lr = schedule(step)
+        checks.non_negative("lr(step)", lr)
+        return -lr
+
+    return factor
+
+
+def _scaled(updates: tree.PyTree, factor: Scalar) -> tree.PyTree:
+    return leafwise(lambda update: update * factor, {"updates": updates})

@@ -1,0 +1,156 @@
+"""The algebra: what an optimizer is, how two become one, how updates reach parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from ..functional import tree
+from . import checks
+from .leafwise import leafwise
+
+PyTree = tree.PyTree
+#: What a transformation carries from one update to the next: a pytree of tensors.
+State = Any
+
+
+class Update(Protocol):
+    """The type of `GradientTransformation.update`."""
+
+    def __call__(
+        self, updates: PyTree, state: State, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, State]:
+        """Return the transformed updates and the next state."""
+
+
+class GradientTransformation(NamedTuple):
+    """A pair of pure functions that turns gradients into the step that parameters take.
+
+    Attributes
+    ----------
+    init
+        `init(params) -> state`.
+    update
+        `update(updates, state, params=None, **extra) -> (updates, state)`. Gradients go in, and
+        what `apply_updates` adds to the parameters comes out. `params` are the parameters before
+        the step; `extra` is for transformations that ask for more (a loss value, say), and the
+        others ignore it.
+
+    Examples
+    --------
+    >>> import torch
+    >>> halve = GradientTransformation(
+    ...     init=lambda params: EmptyState(),
+    ...     update=lambda updates, state, params=None, **extra: (
+    ...         tree.map(lambda update: update / 2, updates), state))
+    >>> halve.update({"w": torch.tensor(3.0)}, EmptyState())
+    ({'w': tensor(1.5000)}, EmptyState())
+    """
+
+    init: Callable[[PyTree], State]
+    update: Update
+
+
+class EmptyState(NamedTuple):
+    """The state of a transformation that remembers nothing."""
+
+
+def stateless(
+    update: Callable[[PyTree, PyTree | None], PyTree], name: str
+) -> GradientTransformation:
+    """Make a transformation of `update(updates, params) -> updates`, which remembers nothing."""
+
+    def init(params: PyTree) -> EmptyState:
+        return EmptyState()
+
+    def update_and_state(
+        updates: PyTree, state: EmptyState, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, EmptyState]:
+        checks.state(name, state, EmptyState)
+        return update(updates, params), state
+
+    return GradientTransformation(init, update_and_state)
+
+
+def identity() -> GradientTransformation:
+    """Return the transformation that leaves gradients as they are.
+
+    >>> identity().update({"w": 1.0}, EmptyState())
+    ({'w': 1.0}, EmptyState())
+    """
+    return stateless(lambda updates, params: updates, "identity")
+
+
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Apply transformations one after the other, the first to the gradients themselves.
+
+    The state is the tuple of their states. `params` and extra arguments go to each.
+
+    Raises
+    ------
+    TypeError
+        An argument is not a `GradientTransformation`, or, in `update`, the state is not of this
+        chain.
+    ValueError
+        In `update`, a gradient has not the structure, shape, dtype or device of its parameter.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn import optim
+    >>> optimizer = optim.chain(optim.clip_by_global_norm(1.0), optim.sgd(lr=0.1))
+    >>> params = {"w": torch.tensor([0.0, 0.0])}
+    >>> state = optimizer.init(params)
+    >>> updates, state = optimizer.update({"w": torch.tensor([30.0, 40.0])}, state, params)
+    >>> updates
+    {'w': tensor([-0.0600, -0.0800])}
+    """
+    for position, part in enumerate(transformations):
+        if not isinstance(part, GradientTransformation):
+            raise TypeError(
+                f"chain: argument {position} is {part!r}, expected a GradientTransformation "
+                "such as optim.sgd(lr=0.1)."
+            )
+
+    def init(params: PyTree) -> tuple[State, ...]:
+        return tuple(part.init(params) for part in transformations)
+
+    def update(
+        updates: PyTree, state: tuple[State, ...], params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, tuple[State, ...]]:
+        checks.chain_state(state, len(transformations))
+        if params is not None:
+            checks.same_leaves({"params": params, "updates": updates})
+        new_state = []
+        for part, part_state in zip(transformations, state, strict=True):
+            updates, part_state = part.update(updates, part_state, params, **extra)
+            new_state.append(part_state)
+        return updates, tuple(new_state)
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
+    """Return `params + updates`, each leaf in its parameter's dtype.
+
+    An update of another dtype is added in the wider of the two; only the sum is rounded.
+
+    Raises
+    ------
+    ValueError
+        `updates` differs from `params` in structure, in the shape or device of a leaf, or in
+        whether it is real, complex or integer; the message names the path.
+
+    Examples
+    --------
+    >>> import torch
+    >>> apply_updates({"w": torch.tensor([1.0])}, {"w": torch.tensor([-0.25])})
+    {'w': tensor([0.7500])}
+    """
+
+    def step(param: Tensor, update: Tensor) -> Tensor:
+        return param + update
+
+    return leafwise(step, {"params": params, "updates": updates}, same_dtypes=False)
