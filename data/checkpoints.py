@@ -40,6 +40,8 @@ def save_checkpoint(
         safetensors is not installed.
     OSError
         The file cannot be written; an earlier checkpoint is left as it was.
+    ValueError
+        `metadata` has the key "sha256", under which the digest is kept.
 
     Examples
     --------
@@ -55,12 +57,15 @@ def save_checkpoint(
         name: leaf.cpu().clone(memory_format=torch.contiguous_format)
         for name, leaf in tree.to_state_dict(values).items()
     }
-    header = {**(metadata or {}), _DIGEST: _digest(leaves)}
+    strings = dict(metadata or {})
+    if _DIGEST in strings:
+        raise ValueError(f"save_checkpoint: the key {_DIGEST!r} in metadata is taken.")
+    header = {**strings, _DIGEST: _digest(leaves, strings)}
     write_whole(path, safetensors.torch.save(leaves, header))
 
 
 def load_checkpoint(
-    path: str | os.PathLike[str], like: tree.PyTree
+    path: str | os.PathLike[str], like: tree.PyTree | None = None
 ) -> tuple[tree.PyTree, dict[str, str]]:
     """Read what `save_checkpoint` wrote: the tree, with the structure of `like`, and the metadata.
 
@@ -70,7 +75,7 @@ def load_checkpoint(
         The file.
     like
         A tree of tensors or `ShapeDtype`s with the names, shapes and dtypes that are expected; the
-        tensors read go to its devices.
+        tensors read go to its devices. Without it the tree is nested dicts, on the CPU.
 
     Raises
     ------
@@ -97,7 +102,7 @@ def load_checkpoint(
         # round differently on them.
         leaves = {name: leaf.clone() for name, leaf in safetensors.torch.load(content).items()}
         metadata = _metadata(content)
-        intact = metadata.pop(_DIGEST) == _digest(leaves)
+        intact = metadata.pop(_DIGEST) == _digest(leaves, metadata)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {error}.") from error
     if not intact:
@@ -106,7 +111,9 @@ def load_checkpoint(
         values = tree.from_state_dict(leaves, like)
     except ValueError as error:
         raise ValueError(f"{path} is a checkpoint of something else: {error}") from error
-    return tree.map(lambda leaf, example: leaf.to(example.device), values, like), metadata
+    if like is not None:
+        values = tree.map(lambda leaf, example: leaf.to(example.device), values, like)
+    return values, metadata
 
 
 def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
@@ -129,9 +136,9 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _digest(leaves: Mapping[str, Tensor]) -> str:
-    """Return a digest of names, dtypes, shapes and contents."""
-    digest = hashlib.sha256()
+def _digest(leaves: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Return a digest of metadata, names, dtypes, shapes and contents."""
+    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, leaf in sorted(leaves.items()):
         digest.update(f"{name} {leaf.dtype} {tuple(leaf.shape)};".encode())
         digest.update(leaf.reshape(-1).view(torch.uint8).numpy().data)

@@ -56,9 +56,15 @@ class Settings:
     image_size: int | None = None
     """For "folder": bring images to this height and width."""
 
+    @property
+    def learning_rate(self) -> float:
+        """The rate asked for, or the optimizer's usual one."""
+        return self.lr if self.lr is not None else 0.05 if self.optimizer == "sgd" else 1e-3
 
-# What a run computes depends on these; a checkpoint remembers them.
-REMEMBERED = ("dataset", "model", "optimizer", "lr", "batch_size", "seed", "image_size")
+    def remembered(self) -> dict[str, Any]:
+        """Return what the numbers of a run depend on; a resumed run must have the same."""
+        names = ("dataset", "model", "optimizer", "batch_size", "seed", "image_size")
+        return {**{name: getattr(self, name) for name in names}, "lr": self.learning_rate}
 
 
 def load_data(settings: Settings) -> tuple[data.Dataset, data.Dataset]:
@@ -105,7 +111,7 @@ def make_model(settings: Settings, classes: int) -> nn.Layer:
 
 def make_optimizer(settings: Settings) -> optim.GradientTransformation:
     """Return the optimizer, with gradients clipped to a global norm of 1."""
-    lr = settings.lr if settings.lr is not None else {"sgd": 0.05}.get(settings.optimizer, 1e-3)
+    lr = settings.learning_rate
     recipes = {
         "sgd": lambda: optim.sgd(lr, momentum=0.9, nesterov=True),
         "adam": lambda: optim.adam(lr),
@@ -189,24 +195,38 @@ def summarize(rows: Tensor, first_step: int) -> dict[str, float]:
 def load_run(path: Path, settings: Settings, start: Any) -> tuple[Any, list[dict[str, Any]]]:
     """Return where to start from, and the metrics of the epochs already done."""
     if not path.exists():
+        if settings.resume:
+            print(f"no checkpoint in {path.parent}: starting from the beginning")
         return start, []
     if not settings.resume:
         path.replace(path.with_name("previous.safetensors"))
         return start, []
-    run, metadata = data.load_checkpoint(path, like=start)
+    _, metadata = data.load_checkpoint(path)
+    now = settings.remembered()
     for name, value in json.loads(metadata["settings"]).items():
-        if value != getattr(settings, name):
+        if value != now[name]:
             raise ValueError(
-                f"{path} was trained with {name}={value}, not {getattr(settings, name)}: resume "
-                "with the same settings, or train into another --out."
+                f"{path} was trained with {name}={value}, not {now[name]}: resume with the same "
+                "settings, or train into another --out."
             )
+    run, _ = data.load_checkpoint(path, like=start)
     return run, json.loads(metadata["history"])
 
 
 def save_run(path: Path, settings: Settings, run: Any, history: list[dict[str, Any]]) -> None:
-    """Write the checkpoint, then the metrics that it holds too as lines of JSON."""
-    remembered = json.dumps({name: getattr(settings, name) for name in REMEMBERED})
-    data.save_checkpoint(path, run, {"settings": remembered, "history": json.dumps(history)})
+    """Write the checkpoint, if the run is still sound, and the metrics that it holds too."""
+    if not all(leaf.isfinite().all() for leaf in tree.leaves(run)):
+        raise FloatingPointError(
+            f"a parameter is infinite or NaN after epoch {len(history)}; stopped. The checkpoint "
+            "of the last good epoch is kept. A smaller --lr may help."
+        )
+    metadata = {"settings": json.dumps(settings.remembered()), "history": json.dumps(history)}
+    data.save_checkpoint(path, run, metadata)
+    save_metrics(path, history)
+
+
+def save_metrics(path: Path, history: list[dict[str, Any]]) -> None:
+    """Write the metrics beside the checkpoint, a line of JSON for each epoch."""
     lines = "".join(json.dumps(epoch) + "\n" for epoch in history)
     data.write_whole(path.with_name("metrics.jsonl"), lines.encode())
 
@@ -232,8 +252,9 @@ def train(settings: Settings) -> list[dict[str, Any]]:
     start = {"params": params, "state": optimizer.init(params)}
     checkpoint = settings.out / "checkpoint.safetensors"
     run, history = load_run(checkpoint, settings, start)
+    save_metrics(checkpoint, history)
     params, state = run["params"], run["state"]
-    del start, run
+    del start, run  # or the first step could not take their memory
 
     with tqdm(
         total=settings.epochs * images_per_epoch,
@@ -279,11 +300,16 @@ def report(
 
 def prepare(settings: Settings) -> None:
     """Find out now, not after the training, whether there is a device and a place for results."""
-    if settings.epochs < 1:
-        raise ValueError(f"--epochs: expected at least 1, got {settings.epochs}.")
+    for name, value in (("epochs", settings.epochs), ("batch-size", settings.batch_size)):
+        if value < 1:
+            raise ValueError(f"--{name}: expected at least 1, got {value}.")
+    if settings.image_size is not None and settings.dataset != "folder":
+        raise ValueError(f"--image-size is for --dataset folder, not {settings.dataset}.")
+    if settings.root is not None and settings.dataset == "digits":
+        raise ValueError("--root: the digits are part of purefn and lie in no folder.")
     try:
-        torch.zeros(1, device=settings.device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=settings.device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {settings.device} cannot be used: {reason}") from error
     try:

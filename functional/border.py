@@ -7,7 +7,7 @@ puts the results together again. What crosses, and what errors call it, is decid
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,17 +68,47 @@ def describe(leaf: Any) -> str:
     return f"the {type(leaf).__name__} {leaf!r}"
 
 
-def number_to_tensor(number: complex) -> Tensor:
-    """Return a 0-d tensor of torch's default dtype for the kind of number.
+def numbers_to_tensors(leaves: Sequence[Any]) -> list[Any]:
+    """Return `leaves` with Python numbers made 0-d tensors that neither widen nor lose digits.
 
-    >>> number_to_tensor(2.0).dtype, number_to_tensor(True).dtype
-    (torch.float32, torch.bool)
+    A number takes the widest dtype of its kind among the tensors beside it, floating or integer
+    (uint8 and signed ones that can hold it), and torch's default dtype where there is none.
+
+    >>> numbers_to_tensors([torch.ones(2, dtype=torch.float64), 0.1, 3])
+    [tensor([1., 1.], dtype=torch.float64), tensor(0.1000, dtype=torch.float64), tensor(3)]
     """
-    return torch.tensor(number)
+    if all(type(leaf) is Tensor for leaf in leaves):
+        return list(leaves)
+    dtypes = {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)}
+    real = {dtype.to_real() for dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
+    floating = _widest(real, torch.get_default_dtype())
+    integer = _widest(dtypes & _INTEGERS, torch.int64)
+    return [_from_number(leaf, floating, integer) for leaf in leaves]
+
+
+_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+
+
+def _from_number(leaf: Any, floating: torch.dtype, integer: torch.dtype) -> Any:
+    if isinstance(leaf, bool):
+        return torch.tensor(leaf)
+    if isinstance(leaf, int):
+        fits = torch.iinfo(integer).min <= leaf <= torch.iinfo(integer).max
+        return torch.tensor(leaf, dtype=integer if fits else torch.int64)
+    if isinstance(leaf, float):
+        return torch.tensor(leaf, dtype=floating)
+    return torch.tensor(leaf, dtype=floating.to_complex()) if isinstance(leaf, complex) else leaf
+
+
+def _widest(dtypes: Iterable[torch.dtype], default: torch.dtype) -> torch.dtype:
+    widest: torch.dtype | None = None
+    for dtype in dtypes:
+        widest = dtype if widest is None else torch.promote_types(widest, dtype)
+    return default if widest is None else widest
 
 
 def tensor_leaves(transform: str, name: str, output: tree.PyTree) -> tree.PyTree:
-    """Return `output` with numbers made 0-d tensors.
+    """Return `output` with numbers made 0-d tensors, by the rule of `numbers_to_tensors`.
 
     Raises
     ------
@@ -87,14 +117,12 @@ def tensor_leaves(transform: str, name: str, output: tree.PyTree) -> tree.PyTree
     """
     leaves, structure = tree.flatten(output)
     for index, leaf in enumerate(leaves):
-        if isinstance(leaf, bool | int | float | complex):
-            leaves[index] = number_to_tensor(leaf)
-        elif not isinstance(leaf, Tensor):
+        if not isinstance(leaf, Tensor | bool | int | float | complex):
             raise TypeError(
                 f"{transform}: expected tensors and numbers in the output of the function, got "
                 f"{tree.path_strings(output, name)[index]} = {leaf!r}."
             )
-    return tree.unflatten(structure, leaves)
+    return tree.unflatten(structure, numbers_to_tensors(leaves))
 
 
 class Carrier:

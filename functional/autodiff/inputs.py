@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import tree
-from ..border import argument_name, describe, number_to_tensor
+from ..border import argument_name, describe, numbers_to_tensors
 
 Argnums = int | Sequence[int]
 
@@ -18,8 +18,8 @@ class Inputs:
     """The leaves of the arguments selected by `argnums`, and the way back.
 
     `leaves` are tensors of floating (or, where `complex_allowed`, complex) dtype, Python floats
-    among them made 0-d tensors of the default dtype. torch.func wants at least one tensor, so where
-    there is no leaf `leaves` holds a zero that `arguments` and `like` ignore.
+    among them made 0-d tensors of the widest floating dtype in the call. torch.func wants at least
+    one tensor, so where there is no leaf `leaves` holds a zero that `arguments` and `like` ignore.
     """
 
     def __init__(
@@ -36,10 +36,10 @@ class Inputs:
         selected = tuple(args[position] for position in self._positions)
         leaves, self._structure = tree.flatten(selected)
         for index, leaf in enumerate(leaves):
-            if isinstance(leaf, float):
-                leaves[index] = number_to_tensor(leaf)
-            elif not _is_differentiable(leaf, complex_allowed):
+            if not isinstance(leaf, float) and not _is_differentiable(leaf, complex_allowed):
                 raise TypeError(self._refusal(transform, fun, index, leaf))
+        everything = [leaf for leaf in tree.leaves(args) if isinstance(leaf, Tensor)]
+        leaves = numbers_to_tensors([*leaves, *everything])[: len(leaves)]
         self._count = len(leaves)
         self.leaves: tuple[Tensor, ...] = tuple(leaves) or (torch.zeros(()),)
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .. import tree
-from ..border import describe, function_name, number_to_tensor, tensor_leaves
+from ..border import describe, function_name, tensor_leaves
 
 
 def split_aux(transform: str, fun: Callable[..., Any], output: Any, has_aux: bool) -> Any:
@@ -26,7 +27,7 @@ def split_aux(transform: str, fun: Callable[..., Any], output: Any, has_aux: boo
 def scalar(transform: str, fun: Callable[..., Any], value: Any) -> Tensor:
     """Return `value` as a 0-d tensor of real dtype, or raise a `TypeError`."""
     if isinstance(value, float):
-        return number_to_tensor(value)
+        return torch.tensor(value)
     if isinstance(value, Tensor) and value.ndim == 0 and value.is_floating_point():
         return value
     given = f"{transform}: {function_name(fun)} returned {_describe_output(value)}"

@@ -19,24 +19,35 @@ class DonationPlan(NamedTuple):
     unused: list[int]
 
 
-def plan_donation(
-    interpret: Callable[[Sequence[Tensor]], Any], inputs: Sequence[Tensor], donated: Sequence[int]
-) -> DonationPlan:
-    """Pair outputs with donated inputs of the same shape, dtype and device.
+class AbstractRun(NamedTuple):
+    """What one run without values shows of a function."""
 
-    The function is run once without values to see what each output is made of. An input that an
-    output is a view of is left alone, and so is one of which an output may be a mere copy: inductor
-    (2.13) takes `b = a.clone()` for `a`, and would read `a` after a later write.
-    """
-    if not donated:
-        return DonationPlan({}, [])
+    inputs: list[Tensor]
+    outputs: list[Any]
+    dependencies: Dependencies
+
+
+def run_abstractly(
+    interpret: Callable[[Sequence[Tensor]], Any], inputs: Sequence[Tensor]
+) -> AbstractRun | None:
+    """Run a function of leaves without values; None where it fails, as the compiler then will."""
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-        fakes = [mode.from_tensor(tensor) for tensor in inputs]
+        fakes: list[Tensor] = [mode.from_tensor(tensor.detach()) for tensor in inputs]
         try:
             with Dependencies(fakes) as dependencies:
                 outputs = tree.leaves(interpret(fakes))
-        except Exception:  # The compiler meets the same, and what it raises is explained.
-            return DonationPlan({}, list(donated))
+        except Exception:
+            return None
+    return AbstractRun(fakes, outputs, dependencies)
+
+
+def plan_donation(run: AbstractRun, donated: Sequence[int]) -> DonationPlan:
+    """Pair outputs with donated inputs of the same shape, dtype and device.
+
+    An input that an output is a view of is left alone, and so is one of which an output may be a
+    mere copy: inductor (2.13) takes `b = a.clone()` for `a`, and would read `a` after a write.
+    """
+    fakes, outputs, dependencies = run
     candidates = {j: out for j, out in enumerate(outputs) if isinstance(out, Tensor)}
     passed_on = {_storage(out) for out in candidates.values()}
     kept = [i for i in donated if _storage(fakes[i]) in passed_on]
@@ -67,6 +78,9 @@ class Dependencies(TorchDispatchMode):
     def __init__(self, inputs: Sequence[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._of = {_storage(tensor): {index} for index, tensor in enumerate(inputs)}
+        self._inputs = dict(self._of)
+        #: Positions of inputs that were written, with the operation that did it.
+        self.written: dict[int, str] = {}
         # A storage that is freed could give its address to another.
         self._alive: list[Any] = list(inputs)
 
@@ -76,6 +90,11 @@ class Dependencies(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                for tensor in tree.leaves(value):
+                    for index in self._inputs.get(_storage(tensor), ()):
+                        self.written[index] = func._schema.name.removeprefix("aten::")
         read = [leaf for leaf in tree.leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         sources = set().union(*(self.of(tensor) for tensor in read))
         for out in tree.leaves(result):

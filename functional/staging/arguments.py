@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import optree
-import torch
 from torch import Tensor
 
 from .. import tree
-from ..border import argument_name
+from ..border import argument_name, numbers_to_tensors
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
+StaticArguments = tuple[tuple[int | str, tree.Static], ...]
 
 
 class Signature(NamedTuple):
@@ -35,9 +35,8 @@ def signature(
     donate_argnums: int | Iterable[int] | None,
 ) -> Signature:
     """Resolve `jit`'s options against the signature of `fun`."""
-    parameters = _parameters(fun)
-    static = _both(parameters, static_argnums, static_argnames, "static_argnums")
-    donated = _both(parameters, donate_argnums, None, "donate_argnums")
+    static = _both(fun, static_argnums, static_argnames, "static_argnums")
+    donated = _both(fun, donate_argnums, None, "donate_argnums")
     if static & donated:
         raise ValueError(
             f"jit: arguments {sorted(map(str, static & donated))} are static and donated."
@@ -46,7 +45,7 @@ def signature(
     return Signature(fun, name, static, donated)
 
 
-def split_static(names: Signature, call: Call) -> tuple[Call, tuple[tuple[int | str, Typed], ...]]:
+def split_static(names: Signature, call: Call) -> tuple[Call, StaticArguments]:
     """Take the static arguments out of a call; an empty subtree stands in for each."""
     if not names.static:
         return call, ()
@@ -54,19 +53,17 @@ def split_static(names: Signature, call: Call) -> tuple[Call, tuple[tuple[int | 
     places = [place for place in (*range(len(args)), *kwargs) if place in names.static]
     static = {place: args[place] if isinstance(place, int) else kwargs[place] for place in places}
     for place, value in static.items():
-        _check_hashable(names, place, value)
+        _check_static(names, place, value)
     return _replace(call, dict.fromkeys(places)), tuple(
-        (place, Typed(value)) for place, value in static.items()
+        (place, tree.Static(value)) for place, value in static.items()
     )
 
 
-def with_static(
-    fun: Callable[..., Any], static: tuple[tuple[int | str, Typed], ...]
-) -> Callable[..., Any]:
+def with_static(fun: Callable[..., Any], static: StaticArguments) -> Callable[..., Any]:
     """Return `fun` with the static arguments put back in their places."""
     if not static:
         return fun
-    values = {place: typed.value for place, typed in static}
+    values = {place: held.value for place, held in static}
 
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = _replace((args, kwargs), values)
@@ -83,46 +80,19 @@ def _replace(call: Call, values: Mapping[int | str, Any]) -> Call:
     )
 
 
-class Typed:
-    """A static value, equal only to one of the same type: `1`, `1.0` and `True` are three keys."""
-
-    __slots__ = ("identity", "value")
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-        self.identity = _identity(value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Typed) and self.identity == other.identity
-
-    def __hash__(self) -> int:
-        return hash(self.identity)
-
-
 def as_tensors(names: Signature, leaves: Sequence[Any], structure: tree.Structure) -> list[Tensor]:
     """Turn Python numbers among the leaves of a call into 0-d tensors that widen nothing.
-
-    A number takes the widest floating (or signed integer) dtype among the tensors beside it, and
-    torch's default where there is none.
 
     Raises
     ------
     TypeError
         A leaf is neither a tensor nor a number; the message names its path.
     """
-    if all(type(leaf) is Tensor for leaf in leaves):
-        return list(leaves)
-    dtypes = {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)}
-    real = {dtype.to_real() for dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
-    floating = _widest(real, torch.get_default_dtype())
-    integer = _widest(dtypes & {torch.int32, torch.int64}, torch.int64)
-    for index, leaf in enumerate(leaves):
-        if not isinstance(leaf, (Tensor, bool, int, float, complex)):
+    tensors: list[Tensor] = numbers_to_tensors(leaves)
+    for index, leaf in enumerate(tensors):
+        if not isinstance(leaf, Tensor):
             raise TypeError(_untraceable(names, leaf, structure.accessors()[index]))
-    return [
-        leaf if isinstance(leaf, Tensor) else _from_number(leaf, floating, integer)
-        for leaf in leaves
-    ]
+    return tensors
 
 
 def leaf_name(names: Signature, accessor: optree.PyTreeAccessor) -> str:
@@ -143,17 +113,8 @@ def donated_leaves(names: Signature, structure: tree.Structure) -> list[int]:
     ]
 
 
-def _parameters(fun: Callable[..., Any]) -> tuple[str, ...]:
-    try:
-        parameters = inspect.signature(fun).parameters.values()
-    except (TypeError, ValueError):
-        return ()
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
-
-
 def _both(
-    parameters: tuple[str, ...],
+    fun: Callable[..., Any],
     argnums: int | Iterable[int] | None,
     argnames: str | Iterable[str] | None,
     option: str,
@@ -161,29 +122,48 @@ def _both(
     """Return positions together with the names that stand at them, and names with positions."""
     numbers = [argnums] if isinstance(argnums, int) else list(argnums or ())
     names = [argnames] if isinstance(argnames, str) else list(argnames or ())
-    places: set[int | str] = set(names)
-    places |= {parameters.index(name) for name in names if name in parameters}
+    positional, keywords, takes_more, takes_any_keyword = _parameters(fun)
+    places: set[int | str] = set()
     for number in numbers:
-        place = number + len(parameters) if number < 0 else number
-        if not isinstance(number, int) or place < 0:
-            raise ValueError(f"jit: {option}={argnums!r} does not fit arguments {parameters}.")
-        places |= {place} | ({parameters[place]} if place < len(parameters) else set())
+        if not isinstance(number, int):
+            raise TypeError(f"jit: {option}={argnums!r}: expected an int or a tuple of ints.")
+        place = number + len(positional) if number < 0 else number
+        if place < 0 or (place >= len(positional) and not takes_more):
+            raise ValueError(f"jit: {option}={argnums!r} does not fit the arguments {positional}.")
+        places |= {place} | set(positional[place : place + 1])
+    for name in names:
+        if name not in keywords and not takes_any_keyword:
+            raise ValueError(f"jit: static_argnames={argnames!r}: there is no argument {name!r}.")
+        places |= {name} | ({positional.index(name)} if name in positional else set())
     return frozenset(places)
 
 
-def _check_hashable(names: Signature, place: int | str, value: Any) -> None:
+def _parameters(fun: Callable[..., Any]) -> tuple[list[str], list[str], bool, bool]:
+    """Return positional names, names usable as keywords, and whether there are `*` and `**`."""
     try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            f"jit({names.name}): static argument {_argument_name(names, place)} must be hashable, "
-            f"got {type(value).__name__}. Use a tuple or a frozen dataclass."
-        ) from None
-    if isinstance(value, Tensor):
-        raise TypeError(
-            f"jit({names.name}): static argument {_argument_name(names, place)} is a tensor; "
-            "tensors are traced. Leave it out of the static arguments."
-        )
+        parameters = inspect.signature(fun).parameters.values()
+    except (TypeError, ValueError):
+        return [], [], True, True
+    kinds = {parameter.kind for parameter in parameters}
+    kind = inspect.Parameter
+    positional = [
+        p for p in parameters if p.kind in (kind.POSITIONAL_ONLY, kind.POSITIONAL_OR_KEYWORD)
+    ]
+    keywords = [p for p in parameters if p.kind in (kind.KEYWORD_ONLY, kind.POSITIONAL_OR_KEYWORD)]
+    return (
+        [parameter.name for parameter in positional],
+        [parameter.name for parameter in keywords],
+        kind.VAR_POSITIONAL in kinds,
+        kind.VAR_KEYWORD in kinds,
+    )
+
+
+def _check_static(names: Signature, place: int | str, value: Any) -> None:
+    try:
+        hash(tree.Static(value))
+    except TypeError as error:
+        argument = _argument_name(names, place)
+        raise TypeError(f"jit({names.name}): static argument {argument}: {error}") from None
 
 
 def _untraceable(names: Signature, leaf: Any, accessor: optree.PyTreeAccessor) -> str:
@@ -195,30 +175,5 @@ def _untraceable(names: Signature, leaf: Any, accessor: optree.PyTreeAccessor) -
     )
 
 
-def _from_number(number: complex, floating: torch.dtype, integer: torch.dtype) -> Tensor:
-    if isinstance(number, bool):
-        return torch.tensor(number)
-    if isinstance(number, int):
-        fits = torch.iinfo(integer).min <= number <= torch.iinfo(integer).max
-        return torch.tensor(number, dtype=integer if fits else torch.int64)
-    dtype = floating if isinstance(number, float) else floating.to_complex()
-    return torch.tensor(number, dtype=dtype)
-
-
 def _argument_name(names: Signature, place: int | str) -> str:
     return argument_name(names.fun, place) if isinstance(place, int) else place
-
-
-def _identity(value: Any) -> Hashable:
-    if isinstance(value, float):
-        return (float, value.hex())
-    if isinstance(value, tuple):
-        return (type(value), tuple(_identity(item) for item in value))
-    return (type(value), value)
-
-
-def _widest(dtypes: Iterable[torch.dtype], default: torch.dtype) -> torch.dtype:
-    widest: torch.dtype | None = None
-    for dtype in dtypes:
-        widest = dtype if widest is None else torch.promote_types(widest, dtype)
-    return default if widest is None else widest

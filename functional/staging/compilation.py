@@ -181,6 +181,8 @@ def jit(
             mode=mode,
             options=options,
         )
+    if torch.compiler.is_compiling():
+        return fun  # type: ignore[return-value]  # which it is under another jit
     if not callable(fun):
         raise TypeError(f"jit: expected a function, got {type(fun).__name__}.")
     names = arguments.signature(fun, static_argnums, static_argnames, donate_argnums)

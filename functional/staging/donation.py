@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -32,25 +33,23 @@ def lend(leaves: list[Tensor], donated: Sequence[int], name: Callable[[int], str
     """Return `leaves` with the donated ones replaced by tensors that a program may overwrite.
 
     These alias the caller's storage, unless something else looks at that storage too (a view, a
-    module's parameter, a numpy array) or its own elements overlap: then they are copies, so that
-    what else looks there never sees a new value.
+    module's parameter, a numpy array, an autograd graph) or its own elements overlap: then they are
+    copies, so that what else looks there never sees a new value.
 
     Raises
     ------
     ValueError
-        A donated leaf shares memory with another leaf of the call, or requires a gradient.
+        A donated leaf is also another leaf of the call, or requires a gradient.
     """
     if not donated:
         return leaves
-    owners: dict[int, int] = {}
-    chosen = set(donated)
-    for index in (*donated, *(i for i in range(len(leaves)) if i not in chosen)):
-        pointer = leaves[index].untyped_storage().data_ptr()
-        owner = owners.setdefault(pointer, index) if pointer else index
-        if owner in chosen and owner != index:
+    owners = {id(leaves[index]): index for index in reversed(donated)}
+    for index, leaf in enumerate(leaves):
+        owner = owners.get(id(leaf), index)
+        if owner != index:
             raise ValueError(
-                f"jit: {name(owner)} is donated, but {name(index)} shares its memory. "
-                "Donate each tensor once and pass it nowhere else, or .clone() one of them."
+                f"jit: {name(owner)} is donated, and {name(index)} is the same tensor. Donate each "
+                "tensor once and pass it nowhere else, or .clone() one of them."
             )
     lent = list(leaves)
     for index in donated:
@@ -58,10 +57,17 @@ def lend(leaves: list[Tensor], donated: Sequence[int], name: Callable[[int], str
     return lent
 
 
-def bury(tensors: Sequence[Tensor]) -> None:
-    """Make each of `tensors` raise at any later use."""
-    for tensor in tensors:
-        tensor.__class__ = DonatedTensor
+def bury(tensor: Tensor, lent: Tensor) -> None:
+    """Make `tensor` raise at any later use, and free it of the memory that was lent."""
+    if lent.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
+        # What reaches the tensor past Python finds no element, rather than new values.
+        tensor.data = _empty(tensor.device)
+    tensor.__class__ = DonatedTensor
+
+
+@functools.cache
+def _empty(device: torch.device) -> Tensor:
+    return torch.empty(0, device=device)
 
 
 def _lend(tensor: Tensor, index: int, name: Callable[[int], str]) -> Tensor:
@@ -75,9 +81,11 @@ def _lend(tensor: Tensor, index: int, name: Callable[[int], str]) -> Tensor:
     return alias if ours_alone and not torch._debug_has_internal_overlap(tensor) else alias.clone()
 
 
-def _watchers(tensor: Tensor) -> int:
-    """Count who holds the storage of `tensor`, itself and the wrapper made here included."""
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
+def _watchers(tensor: Tensor) -> tuple[int, int]:
+    """Count who holds `tensor` and its storage, the wrapper of the storage made here included."""
+    storage = tensor.untyped_storage()
+    holders: int = tensor._use_count()  # type: ignore[attr-defined]
+    return holders, int(torch._C._storage_Use_Count(storage._cdata))
 
 
 _WATCHERS = _watchers(torch.empty(1))

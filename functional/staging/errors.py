@@ -17,10 +17,10 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
 )
 
-from .. import tree
-
-_PACKAGES = tuple(
-    Path(file).parent for file in (torch.__file__, optree.__file__, tree.__file__, __file__)
+_ROOT = Path(__file__).parents[2]
+_PACKAGES = (
+    *(Path(package.__path__[0]) for package in (torch, optree)),
+    *(_ROOT / package for package in ("functional", "optim", "data")),
 )
 
 TRACE_FAILURES = (TorchDynamoException,)

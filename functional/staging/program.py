@@ -16,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from .. import tree
 from ..border import tensor_leaves
 from . import arguments, donation
-from .aliasing import plan_donation
+from .aliasing import DonationPlan, plan_donation, run_abstractly
 from .errors import TRACE_FAILURES, DonationWarning, RetraceWarning, explain, quiet
 
 _LEAF = re.compile(r"(L\['l\d+'\]|l\d+)($|\W)")
@@ -54,7 +54,10 @@ class Program:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
         lent = donation.lend(tensors, self._donated, self._leaf_name)
         traces = self.trace_count
-        outputs = self._run(*lent) if self._run else self._first_run(lent)
+        try:
+            outputs = self._run(*lent) if self._run else self._first_run(lent)
+        except TRACE_FAILURES as error:
+            raise explain(error, self._names.name, lambda: self._abstract(lent)) from error
         if self.trace_count > traces > 0:
             warnings.warn(
                 f"jit({self._names.name}) was traced again for arguments of a known kind: a global "
@@ -62,27 +65,26 @@ class Program:
                 RetraceWarning,
                 stacklevel=3,
             )
-        donation.bury([tensors[index] for index in self._donated])
+        for index in self._donated:
+            donation.bury(tensors[index], lent[index])
         if self._returns_inputs:
             inputs = {id(tensor) for tensor in tensors}
             outputs = tree.map(lambda out: out.view_as(out) if id(out) in inputs else out, outputs)
         return outputs
 
     def _first_run(self, tensors: list[Tensor]) -> Any:
-        """Trace, compile and run; say what went wrong, or which donation was for nothing."""
+        """Trace, compile and run; say which donation was for nothing."""
+        tensors = _distinct(tensors)
         with quiet():
-            try:
-                plan = plan_donation(self._interpret, tensors, self._donated)
-                run = torch.compile(
-                    _write(self._call, self._structure, plan.buffers),
-                    fullgraph=True,
-                    dynamic=False,
-                    backend=self._backend,
-                    options=self._options,
-                )
-                outputs = run(*tensors)
-            except TRACE_FAILURES as error:
-                raise explain(error, self._names.name, lambda: self._abstract(tensors)) from error
+            plan = self._plan(tensors)
+            run = torch.compile(
+                _write(self._call, self._structure, plan.buffers),
+                fullgraph=True,
+                dynamic=False,
+                backend=self._backend,
+                options=self._options,
+            )
+            outputs = run(*tensors)
         if plan.unused:
             warnings.warn(
                 f"jit({self._names.name}): no output has the shape, dtype and device of the "
@@ -94,6 +96,17 @@ class Program:
         self._returns_inputs = any(id(out) in inputs for out in tree.leaves(outputs))
         self._run = run
         return outputs
+
+    def _plan(self, tensors: list[Tensor]) -> DonationPlan:
+        run = run_abstractly(self._interpret, tensors)
+        if run is None:
+            return DonationPlan({}, list(self._donated))
+        for index, operation in run.dependencies.written.items():
+            raise ValueError(
+                f"jit({self._names.name}) writes into its argument {self._leaf_name(index)} "
+                f"({operation}). A jitted function is pure: compute a new tensor and return it."
+            )
+        return plan_donation(run, self._donated)
 
     def _abstract(self, tensors: Sequence[Tensor]) -> None:
         """Run the function on tensors without values, outside the compiler."""
@@ -111,6 +124,22 @@ class Program:
         """Note that Dynamo traces, since it asks once each time, and drop the guards on leaves."""
         self.trace_count += 1
         return [_LEAF.match(guard.name) is None for guard in guards]
+
+
+def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return tensors of which none is another, nor one that the function has captured.
+
+    Dynamo would take such a pair for one tensor, and the program would do so for ever.
+    """
+    return [
+        leaf.detach()
+        if not leaf.requires_grad
+        # A leaf of an autograd graph stays one, where it can.
+        else leaf
+        if all(leaf is not other for other in tensors[:index])
+        else leaf.view_as(leaf)
+        for index, leaf in enumerate(tensors)
+    ]
 
 
 def _write(

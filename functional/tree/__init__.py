@@ -6,6 +6,7 @@ names, `dataclasses` makes frozen classes that are trees.
 
 from .arithmetic import cast, dot, nbytes, norm, ones_like, ravel, size, stack, unstack, zeros_like
 from .dataclasses import dataclass, static
+from .identity import Static
 from .pytree import (
     NAMESPACE,
     Path,
@@ -32,6 +33,7 @@ __all__ = [
     "NAMESPACE",
     "Path",
     "PyTree",
+    "Static",
     "Structure",
     "all",
     "any",

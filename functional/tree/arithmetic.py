@@ -100,7 +100,8 @@ def nbytes(tree: PyTree) -> int:
 def ravel(tree: PyTree) -> tuple[Tensor, Callable[[Tensor], PyTree]]:
     """Return all leaves as one vector, and the function that undoes it.
 
-    The vector has the dtype to which the leaves promote; `unravel` restores each leaf's own.
+    The vector has the dtype to which the leaves promote; `unravel` takes a vector of that dtype and
+    restores each leaf's own.
 
     >>> vector, unravel = ravel({"w": torch.ones(1, 2), "b": torch.zeros(1)})
     >>> vector
@@ -112,14 +113,16 @@ def ravel(tree: PyTree) -> tuple[Tensor, Callable[[Tensor], PyTree]]:
     shapes = [leaf.shape for leaf in values]
     dtypes = [leaf.dtype for leaf in values]
     sizes = [math.prod(shape) for shape in shapes]
-    dtype = functools.reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
-    vector = torch.cat([leaf.reshape(-1).to(dtype) for leaf in values] or [torch.zeros(0)])
+    common = functools.reduce(torch.promote_types, dtypes) if dtypes else torch.get_default_dtype()
+    vector = torch.cat([leaf.reshape(-1).to(common) for leaf in values] or [torch.zeros(0)])
 
     def unravel(vector: Tensor) -> PyTree:
         if vector.shape != (sum(sizes),):
             raise ValueError(
                 f"unravel: expected a vector of shape ({sum(sizes)},), got {tuple(vector.shape)}."
             )
+        if vector.dtype != common:
+            raise TypeError(f"unravel: expected a vector of {common}, got {vector.dtype}.")
         parts = torch.split(vector, sizes)
         return unflatten(
             spec,
@@ -146,6 +149,9 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     columns = _columns(spec, trees[0], trees[1:], names)
     for name, column in zip(names[1:], columns, strict=True):
         _check_shapes("tree.stack", trees[0], names[0], column, name)
+        for place, first, other in zip(path_strings(trees[0], name), values, column, strict=True):
+            if first.dtype != other.dtype:
+                raise TypeError(f"tree.stack: {place} is {other.dtype}, expected {first.dtype}.")
     return unflatten(spec, [torch.stack(row) for row in zip(values, *columns, strict=True)])
 
 

@@ -81,6 +81,11 @@ def test_every_cut_and_every_flipped_byte_is_refused(tmp_path):
         path.write_bytes(content[:length])
         with pytest.raises(ValueError, match=r"a\.safetensors is damaged"):
             data.load_checkpoint(path, like=values)
+    text = bytearray(content)
+    text[content.index(b'"epoch":"1"') + 9] = ord("2")
+    path.write_bytes(bytes(text))
+    with pytest.raises(ValueError, match="damaged"):
+        data.load_checkpoint(path, like=values)
     data_start = 8 + int.from_bytes(content[:8], "little")
     for position in range(data_start, len(content)):
         damaged = bytearray(content)
@@ -118,6 +123,19 @@ def test_a_failed_write_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
         data.save_checkpoint(path, {"w": torch.zeros(2)})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.safetensors"]
+
+
+def test_without_an_example_the_tree_is_nested_dicts(tmp_path):
+    data.save_checkpoint(tmp_path / "a.safetensors", example(), {"epoch": "2"})
+    loaded, metadata = data.load_checkpoint(tmp_path / "a.safetensors")
+    assert set(loaded) == {"params", "state"}
+    assert torch.equal(loaded["state"]["count"], torch.tensor(3, dtype=torch.int32))
+    assert metadata == {"epoch": "2"}
+
+
+def test_the_key_of_the_digest_is_taken(tmp_path):
+    with pytest.raises(ValueError, match="'sha256' in metadata is taken"):
+        data.save_checkpoint(tmp_path / "a.safetensors", {}, {"sha256": "mine"})
 
 
 def test_a_missing_file_is_said_to_be_missing(tmp_path):

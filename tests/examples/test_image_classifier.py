@@ -190,6 +190,10 @@ def test_bad_settings_are_refused_before_training(refused, tmp_path):
     assert "teapot" in refused(tmp_path, *SHORT, "--device", "teapot")
     assert "batch_size" in refused(tmp_path, *SHORT, "--batch-size", "5000")
     assert "--epochs" in refused(tmp_path, *SHORT, "--epochs", "0")
+    assert "--batch-size" in refused(tmp_path, *SHORT, "--batch-size", "0")
+    assert "--device meta" in refused(tmp_path, *SHORT, "--device", "meta")
+    assert "--image-size" in refused(tmp_path, *SHORT, "--image-size", "3")
+    assert "--root" in refused(tmp_path, *SHORT, "--root", "somewhere")
     assert "lr" in refused(tmp_path, *SHORT, "--lr", "-1")
     (tmp_path / "file").write_text("in the way")
     assert "cannot be written" in refused(tmp_path / "file", *SHORT)
@@ -201,15 +205,30 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(refused, uninte
     (tmp_path / "checkpoint.safetensors").write_bytes(before)
     message = refused(tmp_path, *SHORT, "--optimizer", "sgd", "--lr", "1e38")
     assert "the loss is nan at step" in message
-    assert not (tmp_path / "metrics.jsonl").exists()
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
     assert (tmp_path / "previous.safetensors").read_bytes() == before
+
+
+def test_parameters_that_are_no_numbers_are_never_saved(refused, tmp_path):
+    """One step an epoch: its loss is finite, and what comes of it is not."""
+    options = ("--optimizer", "sgd", "--lr", "1e38", "--batch-size", "1000")
+    message = refused(tmp_path, *SHORT, *options)
+    assert "infinite or NaN after epoch 1" in message or "the loss is" in message
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
+def test_metrics_are_restored_from_the_checkpoint(main, uninterrupted, tmp_path):
+    content = (uninterrupted[0] / "checkpoint.safetensors").read_bytes()
+    (tmp_path / "checkpoint.safetensors").write_bytes(content)
+    main(["--out", str(tmp_path), "--resume", *SHORT, "--lr", "0.001"])
+    same_run(tmp_path, uninterrupted[0])
 
 
 def test_checkpoints_that_do_not_fit_are_refused(refused, uninterrupted, tmp_path):
     content = (uninterrupted[0] / "checkpoint.safetensors").read_bytes()
     path = tmp_path / "checkpoint.safetensors"
     path.write_bytes(content)
-    assert "something else" in refused(tmp_path, *SHORT, "--resume", "--model", "cnn")
+    assert "model=mlp, not cnn" in refused(tmp_path, *SHORT, "--resume", "--model", "cnn")
     assert "seed=0, not 1" in refused(tmp_path, *SHORT, "--resume", "--seed", "1")
     path.write_bytes(content[: len(content) // 2])
     assert "damaged" in refused(tmp_path, *SHORT, "--resume")

@@ -168,8 +168,10 @@ def test_a_module_whose_parameters_are_donated_keeps_its_weights():
         lambda: (lambda base: (base, base[1]))(torch.zeros(2, 3)),
         lambda: (lambda array: (torch.from_numpy(array), array))(np.zeros((2, 3))),
         lambda: (lambda base: (base.expand(4, 3), base))(torch.zeros(1, 3)),
+        lambda: (lambda base: (base, np.from_dlpack(base)))(torch.zeros(2, 3)),
+        lambda: (lambda base: (base, base.numpy()))(torch.zeros(2, 3)),
     ],
-    ids=["view", "base", "numpy", "expanded"],
+    ids=["view", "base", "from numpy", "expanded", "dlpack", "numpy"],
 )
 def test_what_shares_the_memory_never_sees_a_new_value(shared):
     donated, other = shared()
@@ -180,15 +182,41 @@ def test_what_shares_the_memory_never_sees_a_new_value(shared):
         donated + 1
 
 
-def test_shared_memory_within_a_call_is_refused_by_name():
+def test_what_a_derivative_still_needs_is_left_alone():
+    x = torch.full((3,), 2.0)
+    _, pullback = pf.vjp(lambda x: x**2, x)
+    pf.jit(lambda x: x * 0 + 100, donate_argnums=0, backend="eager")(x)
+    assert torch.equal(pullback(torch.ones(3))[0], torch.full((3,), 4.0))
+
+
+def test_leaves_that_share_a_storage_are_all_donated():
+    vector = torch.arange(6.0)
+    params = {"a": vector[:3], "b": vector[3:]}
+    step = pf.jit(lambda p: tree.map(lambda x: x + 1, p), donate_argnums=0, backend="eager")
+    result = step(params)
+    assert torch.equal(result["a"], torch.arange(3.0) + 1)
+    assert torch.equal(result["b"], torch.arange(3.0, 6.0) + 1)
+    assert torch.equal(vector, torch.arange(6.0))
+    with pytest.raises(RuntimeError, match="donated"):
+        params["a"] + 1
+
+
+@pytest.mark.filterwarnings("ignore:To copy construct from a tensor")
+def test_what_does_not_ask_python_finds_no_new_value():
+    x = torch.ones(3)
+    pf.jit(lambda x: x + 100, donate_argnums=0, backend="eager")(x)
+    assert torch.tensor(x).numel() == 0
+
+
+def test_one_tensor_donated_twice_is_refused_by_name():
     step = pf.jit(
         lambda p, q: tree.map(lambda leaf: leaf + 1, p), donate_argnums=0, backend="eager"
     )
     x = torch.zeros(2, 2)
-    with pytest.raises(ValueError, match=r"p\['a'\] is donated, but p\['b'\] shares"):
+    with pytest.raises(ValueError, match=r"p\['a'\] is donated, and p\['b'\] is the same"):
         step({"a": x, "b": x}, torch.ones(1))
-    with pytest.raises(ValueError, match=r"p\['a'\] is donated, but q\[0\] shares its memory"):
-        step({"a": x}, [x[0]])
+    with pytest.raises(ValueError, match=r"p\['a'\] is donated, and q\[0\] is the same"):
+        step({"a": x}, [x])
     with pytest.raises(ValueError, match=r"p\['a'\] is donated but requires a gradient"):
         step({"a": torch.ones(2, requires_grad=True)}, torch.ones(1))
     assert torch.equal(x, torch.zeros(2, 2))

@@ -1,6 +1,7 @@
 """`jit`: keys, numbers, static arguments, inlining, errors. Donation has its own file."""
 
 import collections
+import dataclasses
 import itertools
 import random as python_random
 from typing import NamedTuple
@@ -162,6 +163,109 @@ def test_results_do_not_depend_on_what_was_compiled_before(order):
         x = torch.linspace(-1, 1, 5 + index)
         assert torch.equal(fun(x), torch.softmax(x, 0).cumsum(0))
     assert fun.trace_count == 4
+
+
+def test_one_tensor_passed_twice_is_not_taken_for_one_argument():
+    a, b = torch.tensor([1.0]), torch.tensor([2.0])
+    fun = pf.jit(lambda x, y: (x + 10 * y, x, y), backend="eager")
+    for x, y in ((a, a), (a, b), (b, a), (b, b)):
+        for ours, theirs in zip(fun(x, y), (x + 10 * y, x, y), strict=True):
+            assert torch.equal(ours, theirs)
+    assert fun.trace_count == 1
+
+
+def test_a_captured_tensor_passed_as_an_argument_stays_an_argument():
+    captured, other = torch.tensor([5.0]), torch.tensor([1.0])
+    fun = pf.jit(lambda x: x + 10 * captured, backend="eager")
+    assert fun(captured).item() == 55
+    assert fun(other).item() == 51
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    value: object
+
+
+@tree.dataclass
+class Scaled:
+    x: Tensor
+    scale: object = tree.static()
+
+
+@pytest.mark.parametrize(
+    ("wrap", "unwrap"),
+    [
+        (Setting, lambda setting: setting.value),
+        (lambda value: (7, Setting((value,))), lambda setting: setting[1].value[0]),
+        (lambda value: (value, 1), lambda setting: setting[0]),
+    ],
+)
+def test_static_values_differ_by_type_and_sign_at_any_depth(wrap, unwrap):
+    def describe(x, setting):
+        value = unwrap(setting)
+        kind = 4 * isinstance(value, bool) + 2 * isinstance(value, float)
+        return torch.copysign(x + 1, torch.tensor(float(value))) + kind
+
+    fun = pf.jit(describe, static_argnames="setting", backend="eager")
+    x = torch.zeros(1)
+    for value in (1, 1.0, True, 0.0, -0.0, 1, 1.0):
+        assert torch.equal(fun(x, wrap(value)), describe(x, wrap(value)))
+    assert fun.trace_count == 5
+    assert tree.Static(frozenset([1])) != tree.Static(frozenset([1.0]))
+
+
+def test_static_fields_of_a_tree_differ_by_type_too():
+    fun = pf.jit(lambda s: s.x * s.scale, backend="eager")
+    for scale, dtype in ((2, torch.int64), (2.0, torch.float32), (True, torch.int64)):
+        assert fun(Scaled(torch.tensor([3]), scale)).dtype == dtype
+    with pytest.raises(TypeError, match="a static value must be hashable, got list"):
+        fun(Scaled(torch.tensor([3]), [1]))
+    with pytest.raises(TypeError, match="must not be a tensor"):
+        fun(Scaled(torch.tensor([3]), torch.tensor(1)))
+
+
+def test_writing_an_argument_is_refused_before_it_happens():
+    x = {"w": torch.ones(2)}
+
+    def fun(params):
+        params["w"][0].add_(1)
+        return params["w"].sum()
+
+    jitted = pf.jit(fun, backend="eager")
+    with pytest.raises(ValueError, match=r"writes into its argument params\['w'\] \(add_\)"):
+        jitted(x)
+    assert torch.equal(x["w"], torch.ones(2))
+
+
+def test_a_buffer_of_its_own_may_be_written():
+    def fun(x):
+        total = torch.zeros_like(x)
+        total += x
+        total[0] = 7
+        return total
+
+    result = pf.jit(fun, backend="aot_eager")(torch.ones(2))
+    assert torch.equal(result, torch.tensor([7.0, 1.0]))
+
+
+def test_a_jit_made_inside_a_jitted_function():
+    fun = pf.jit(lambda x: pf.jit(square_sum)(x) + pf.jit(lambda y: y)(x).sum(), backend="eager")
+    assert fun(torch.arange(3.0)).item() == 8
+
+
+def test_a_retrace_that_fails_is_explained_too():
+    setting = {"shape": (3,)}
+
+    def fun(x):
+        if x.shape != setting["shape"]:
+            raise RefusedError("another shape")
+        return x * 2
+
+    jitted = pf.jit(fun, backend="eager")
+    jitted(torch.ones(3))
+    setting["shape"] = (4,)
+    with pytest.raises(RefusedError, match="another shape"):
+        jitted(torch.ones(3))
 
 
 def test_static_arguments_by_position_name_and_default():
@@ -342,14 +446,19 @@ def test_an_untraceable_leaf_is_named(args, path):
 
 def test_static_arguments_are_checked():
     fun = pf.jit(lambda x, shape: x, static_argnames="shape", backend="eager")
-    with pytest.raises(TypeError, match=r"shape must be hashable, got list"):
+    with pytest.raises(TypeError, match=r"shape: a static value must be hashable, got list"):
         fun(torch.ones(2), [1, 2])
-    with pytest.raises(TypeError, match="shape is a tensor"):
+    with pytest.raises(TypeError, match="shape: a static value must not be a tensor"):
         fun(torch.ones(2), shape=torch.ones(2))
     with pytest.raises(ValueError, match="static and donated"):
         pf.jit(lambda x: x, static_argnums=0, donate_argnums=0)
     with pytest.raises(ValueError, match="static_argnums=-3"):
         pf.jit(lambda x: x, static_argnums=-3)
+    with pytest.raises(ValueError, match="no argument 'shapes'"):
+        pf.jit(lambda x, shape: x, static_argnames="shapes")
+    with pytest.raises(ValueError, match="donate_argnums=7 does not fit"):
+        pf.jit(lambda x: x, donate_argnums=7)
+    pf.jit(lambda *args, **kwargs: args, donate_argnums=7, static_argnames="anything")
     with pytest.raises(TypeError, match="expected a function, got Tensor"):
         pf.jit(torch.ones(2))
 
