@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -215,10 +216,11 @@ def load_run(path: Path, settings: Settings, start: Any) -> tuple[Any, list[dict
 
 def save_run(path: Path, settings: Settings, run: Any, history: list[dict[str, Any]]) -> None:
     """Write the checkpoint, if the run is still sound, and the metrics that it holds too."""
-    if not all(leaf.isfinite().all() for leaf in tree.leaves(run)):
+    sound = all(leaf.isfinite().all() for leaf in tree.leaves(run))
+    if not (sound and math.isfinite(history[-1]["test_loss"])):
         raise FloatingPointError(
-            f"a parameter is infinite or NaN after epoch {len(history)}; stopped. The checkpoint "
-            "of the last good epoch is kept. A smaller --lr may help."
+            f"the parameters are no use after epoch {len(history)}: one is infinite or NaN, or the "
+            "test loss is. The checkpoint of the last good epoch is kept. A smaller --lr may help."
         )
     metadata = {"settings": json.dumps(settings.remembered()), "history": json.dumps(history)}
     data.save_checkpoint(path, run, metadata)

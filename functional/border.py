@@ -77,16 +77,21 @@ def numbers_to_tensors(leaves: Sequence[Any]) -> list[Any]:
     >>> numbers_to_tensors([torch.ones(2, dtype=torch.float64), 0.1, 3])
     [tensor([1., 1.], dtype=torch.float64), tensor(0.1000, dtype=torch.float64), tensor(3)]
     """
-    if all(type(leaf) is Tensor for leaf in leaves):
+    if all(isinstance(leaf, Tensor) for leaf in leaves):
         return list(leaves)
-    dtypes = {leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)}
-    real = {dtype.to_real() for dtype in dtypes if dtype.is_floating_point or dtype.is_complex}
+    dtypes = [leaf.dtype for leaf in leaves if isinstance(leaf, Tensor)]
+    real = [
+        _REAL.get(dtype, dtype) for dtype in dtypes if dtype in _REAL or dtype.is_floating_point
+    ]
     floating = _widest(real, torch.get_default_dtype())
-    integer = _widest(dtypes & _INTEGERS, torch.int64)
+    integer = _widest([dtype for dtype in dtypes if dtype in _INTEGERS], torch.int64)
     return [_from_number(leaf, floating, integer) for leaf in leaves]
 
 
-_INTEGERS = {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+_INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+# Tables, for Dynamo does not trace `dtype.to_real()` and `dtype.to_complex()`.
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+_COMPLEX = {torch.float64: torch.complex128}
 
 
 def _from_number(leaf: Any, floating: torch.dtype, integer: torch.dtype) -> Any:
@@ -97,7 +102,9 @@ def _from_number(leaf: Any, floating: torch.dtype, integer: torch.dtype) -> Any:
         return torch.tensor(leaf, dtype=integer if fits else torch.int64)
     if isinstance(leaf, float):
         return torch.tensor(leaf, dtype=floating)
-    return torch.tensor(leaf, dtype=floating.to_complex()) if isinstance(leaf, complex) else leaf
+    if isinstance(leaf, complex):
+        return torch.tensor(leaf, dtype=_COMPLEX.get(floating, torch.complex64))
+    return leaf
 
 
 def _widest(dtypes: Iterable[torch.dtype], default: torch.dtype) -> torch.dtype:

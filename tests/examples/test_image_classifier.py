@@ -213,7 +213,7 @@ def test_parameters_that_are_no_numbers_are_never_saved(refused, tmp_path):
     """One step an epoch: its loss is finite, and what comes of it is not."""
     options = ("--optimizer", "sgd", "--lr", "1e38", "--batch-size", "1000")
     message = refused(tmp_path, *SHORT, *options)
-    assert "infinite or NaN after epoch 1" in message or "the loss is" in message
+    assert "no use after epoch 1" in message
     assert not (tmp_path / "checkpoint.safetensors").exists()
 
 

@@ -141,7 +141,8 @@ def test_other_arguments_are_passed_on_as_they_are():
 
 def test_python_floats_count_as_zero_dim_tensors():
     gradient = pf.grad(lambda p: p["a"] * p["b"])({"a": 3.0, "b": torch.tensor(2.0, dtype=F64)})
-    assert gradient["a"].dtype == torch.get_default_dtype()
+    assert gradient["a"].dtype == F64, "of the widest floating dtype beside it"
+    assert pf.grad(lambda x: x * x)(1.0).dtype == torch.get_default_dtype()
     assert gradient["a"].shape == ()
     assert gradient == {"a": 2.0, "b": 3.0}
     assert pf.grad(lambda x: 7.0)(1.0) == 0.0
