@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from . import random
+from .random import threefry
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["uniform", "normal", "truncated_normal"]
@@ -44,6 +45,7 @@ def zeros(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32)
     >>> zeros(random.key(0), (2,))
     tensor([0., 0.])
     """
+    threefry.check_key("zeros", key)
     return torch.zeros(shape, dtype=dtype, device=key.device)
 
 
@@ -53,6 +55,7 @@ def ones(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) 
     >>> ones(random.key(0), (2,))
     tensor([1., 1.])
     """
+    threefry.check_key("ones", key)
     return torch.ones(shape, dtype=dtype, device=key.device)
 
 
@@ -63,6 +66,7 @@ def eye(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -
     tensor([[1., 0., 0.],
             [0., 1., 0.]])
     """
+    threefry.check_key("eye", key)
     if len(shape) != 2:
         raise ValueError(f"eye: expected a shape of two dimensions, got {tuple(shape)}.")
     return torch.eye(*shape, dtype=dtype, device=key.device)
@@ -76,6 +80,7 @@ def constant(value: float) -> Initializer:
     """
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        threefry.check_key("constant", key)
         return torch.full(tuple(shape), value, dtype=dtype, device=key.device)
 
     return init
@@ -154,8 +159,8 @@ def variance_scaling(
     Raises
     ------
     ValueError
-        `mode` or `distribution` is none of the above; on use, the shape has fewer than two
-        dimensions.
+        `scale` is not positive, or `mode` or `distribution` is none of the above; on use, the shape
+        has fewer than two dimensions.
 
     Examples
     --------
@@ -163,6 +168,8 @@ def variance_scaling(
     >>> bool(weight.abs().max() <= 1.0)
     True
     """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"variance_scaling: expected a finite scale > 0, got {scale!r}.")
     if mode not in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"):
         raise ValueError(
             "variance_scaling: expected mode 'fan_in', 'fan_out', 'fan_avg' or 'fan_geo_avg', got "
@@ -382,6 +389,8 @@ def dirac(groups: int = 1) -> Initializer:
             [[0., 0., 0.],
              [0., 1., 0.]]])
     """
+    if groups < 1:
+        raise ValueError(f"dirac: expected groups >= 1, got {groups!r}.")
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         _check_convolution("dirac", shape)
@@ -404,6 +413,8 @@ def sparse(sparsity: float, *, stddev: float = 0.01) -> Initializer:
     >>> (sparse(0.5)(random.key(0), (4, 3)) == 0).sum(dim=0)
     tensor([2, 2, 2])
     """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparse: expected a sparsity within [0, 1], got {sparsity!r}.")
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         if len(shape) != 2:

@@ -17,6 +17,7 @@ from .losses.checks import (
     check_integers,
     check_logits,
     check_range,
+    check_tensor,
     class_labels,
     in_range,
 )
@@ -124,6 +125,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, num_classes: int) -> T
             [0, 2]])
     """
     check_count("confusion_matrix", "num_classes", num_classes)
+    check_tensor("confusion_matrix", "predictions", predictions)
     if predictions.is_floating_point():
         predictions = _predicted_classes(predictions, num_classes)
     predictions = _class_numbers("predictions", predictions, num_classes)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 INTEGER_DTYPES = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
+def check_tensor(caller: str, name: str, value: Any) -> None:
+    """Refuse anything but a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{caller}: {name} must be a tensor, got {type(value).__name__}.")
+
+
 def check_logits(caller: str, name: str, logits: Tensor) -> None:
     """Refuse anything but floating-point values of shape `(N, C, ...)`."""
+    check_tensor(caller, name, logits)
     if not logits.is_floating_point():
         raise TypeError(f"{caller}: {name} must be floating point, got {logits.dtype}.")
     if logits.ndim < 2:
@@ -21,6 +30,8 @@ def check_logits(caller: str, name: str, logits: Tensor) -> None:
 
 def check_pair(caller: str, name: str, values: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse all but two floating-point tensors of one shape `(N, ...)` and one dtype."""
+    check_tensor(caller, name, values)
+    check_tensor(caller, other_name, other)
     if not values.is_floating_point():
         raise TypeError(f"{caller}: {name} must be floating point, got {values.dtype}.")
     if other.dtype != values.dtype:
@@ -48,10 +59,15 @@ def check_number(caller: str, name: str, value: float) -> None:
 
 def check_count(caller: str, name: str, value: int) -> None:
     """Refuse anything but a Python integer of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{caller}: {name} must be a Python integer, got {type(value).__name__}.")
+    check_integer(caller, name, value)
     if value < 1:
         raise ValueError(f"{caller}: {name} must be at least 1, got {value}.")
+
+
+def check_integer(caller: str, name: str, value: int) -> None:
+    """Refuse anything but a Python integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{caller}: {name} must be a Python integer, got {type(value).__name__}.")
 
 
 def class_labels(
@@ -72,6 +88,7 @@ def class_labels(
 
 def check_integers(caller: str, name: str, labels: Tensor) -> None:
     """Refuse labels that are no class numbers."""
+    check_tensor(caller, name, labels)
     if labels.dtype not in INTEGER_DTYPES:
         raise TypeError(f"{caller}: {name} must be integers (class numbers), got {labels.dtype}.")
 

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
-from .checks import check_logits, check_number, check_pair, class_labels, in_range
+from .checks import (
+    check_integer,
+    check_logits,
+    check_number,
+    check_pair,
+    check_tensor,
+    class_labels,
+    in_range,
+)
 from .reduction import example_mean
 
 IGNORE_INDEX = -100
@@ -69,7 +77,9 @@ def cross_entropy(
     """
     check_logits("cross_entropy", "logits", logits)
     _check_class_weight("cross_entropy", weight, logits)
+    check_integer("cross_entropy", "ignore_index", ignore_index)
     _check_smoothing(label_smoothing)
+    check_tensor("cross_entropy", "labels", labels)
     if labels.is_floating_point():
         _check_soft_labels(logits, labels, ignore_index)
         target = (1 - label_smoothing) * labels + label_smoothing / logits.shape[1]
@@ -120,6 +130,7 @@ def nll(
     """
     check_logits("nll", "log_probabilities", log_probabilities)
     _check_class_weight("nll", weight, log_probabilities)
+    check_integer("nll", "ignore_index", ignore_index)
     labels = class_labels("nll", log_probabilities, labels, ignore_index)
     return example_mean(_nll(log_probabilities, labels, weight, ignore_index))
 
@@ -216,7 +227,7 @@ def _check_smoothing(label_smoothing: float) -> None:
 def _check_class_weight(caller: str, weight: Tensor | None, logits: Tensor) -> None:
     if weight is None:
         return
-    _check_factor_dtype(caller, "weight", weight, logits)
+    _check_factor(caller, "weight", weight, logits)
     if weight.shape != logits.shape[1:2]:
         raise ValueError(
             f"{caller}: weight must have shape ({logits.shape[1]},), one factor per class, got "
@@ -227,7 +238,7 @@ def _check_class_weight(caller: str, weight: Tensor | None, logits: Tensor) -> N
 def _check_element_weight(weight: Tensor | None, logits: Tensor) -> None:
     if weight is None:
         return
-    _check_factor_dtype("bce_with_logits", "weight", weight, logits)
+    _check_factor("bce_with_logits", "weight", weight, logits)
     fits = weight.ndim == logits.ndim and _broadcasts(weight.shape, logits.shape)
     if weight.ndim and not fits:
         raise ValueError(
@@ -239,7 +250,7 @@ def _check_element_weight(weight: Tensor | None, logits: Tensor) -> None:
 def _check_pos_weight(pos_weight: Tensor | None, logits: Tensor) -> None:
     if pos_weight is None:
         return
-    _check_factor_dtype("bce_with_logits", "pos_weight", pos_weight, logits)
+    _check_factor("bce_with_logits", "pos_weight", pos_weight, logits)
     if not _broadcasts(pos_weight.shape, logits.shape[1:]):
         raise ValueError(
             "bce_with_logits: pos_weight must broadcast to the shape of one example, "
@@ -247,7 +258,8 @@ def _check_pos_weight(pos_weight: Tensor | None, logits: Tensor) -> None:
         )
 
 
-def _check_factor_dtype(caller: str, name: str, factor: Tensor, logits: Tensor) -> None:
+def _check_factor(caller: str, name: str, factor: Tensor, logits: Tensor) -> None:
+    check_tensor(caller, name, factor)
     if factor.dtype != logits.dtype:
         raise TypeError(
             f"{caller}: {name} must have the dtype of the logits, {logits.dtype}, got "

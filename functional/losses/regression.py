@@ -41,8 +41,8 @@ def smooth_l1(predictions: Tensor, targets: Tensor, *, beta: float = 1.0) -> Ten
     r"""Return the absolute error, smoothed below `beta`, averaged over each example's elements.
 
     .. math::
-        \ell = \begin{cases} z^2 / 2\beta & z < \beta \\ z - \beta / 2 & z \ge \beta \end{cases}
-        \qquad z = |x - y|
+        \ell = \begin{cases} z^2 / 2\beta & |z| < \beta \\ |z| - \beta / 2 & |z| \ge \beta
+        \end{cases} \qquad z = x - y
 
     Girshick 2015, arXiv:1504.08083; with `beta` 0 it is the absolute error itself.
 
@@ -71,18 +71,19 @@ def smooth_l1(predictions: Tensor, targets: Tensor, *, beta: float = 1.0) -> Ten
     check_number("smooth_l1", "beta", beta)
     if not 0 <= beta < math.inf:
         raise ValueError(f"smooth_l1: beta must be finite and at least 0, got {beta}.")
-    z = _residual("smooth_l1", predictions, targets).abs()
+    # The square is of z and not of its absolute value, which has no second derivative at 0.
+    z = _residual("smooth_l1", predictions, targets)
     if beta == 0:
-        return example_mean(z)
-    return example_mean(torch.where(z < beta, 0.5 * z * z / beta, z - 0.5 * beta))
+        return example_mean(z.abs())
+    return example_mean(torch.where(z.abs() < beta, 0.5 * z * z / beta, z.abs() - 0.5 * beta))
 
 
 def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
     r"""Return Huber's loss: squared error up to `delta`, linear beyond, per example.
 
     .. math::
-        \ell = \begin{cases} z^2 / 2 & z \le \delta \\ \delta (z - \delta / 2) & z > \delta
-        \end{cases} \qquad z = |x - y|
+        \ell = \begin{cases} z^2 / 2 & |z| \le \delta \\ \delta (|z| - \delta / 2) & |z| > \delta
+        \end{cases} \qquad z = x - y
 
     Huber 1964, "Robust Estimation of a Location Parameter"; averaged over each example's elements.
 
@@ -111,8 +112,10 @@ def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor
     check_number("huber", "delta", delta)
     if not 0 < delta < math.inf:
         raise ValueError(f"huber: delta must be finite and above 0, got {delta}.")
-    z = _residual("huber", predictions, targets).abs()
-    return example_mean(torch.where(z <= delta, 0.5 * z * z, delta * (z - 0.5 * delta)))
+    # The square is of z and not of its absolute value, which has no second derivative at 0.
+    z = _residual("huber", predictions, targets)
+    linear = delta * (z.abs() - 0.5 * delta)
+    return example_mean(torch.where(z.abs() <= delta, 0.5 * z * z, linear))
 
 
 def _residual(caller: str, predictions: Tensor, targets: Tensor) -> Tensor:

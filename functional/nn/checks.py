@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,18 +17,52 @@ Shape = tuple[int, ...]
 SPATIAL = {1: ("L",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 
-def positive_int(layer: str, argument: str, value: Any, minimum: int = 1) -> int:
+def positive_int(layer: str, argument: str, value: int, minimum: int = 1) -> int:
     """Return `value`, an integer of at least `minimum`, or refuse it.
 
     >>> positive_int("linear", "out_features", 0)
     Traceback (most recent call last):
     ValueError: linear: expected out_features >= 1, got 0.
     """
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{layer}: expected an integer for {argument}, got {value!r}.")
+    check_int(layer, argument, value)
     if value < minimum:
         raise ValueError(f"{layer}: expected {argument} >= {minimum}, got {value}.")
     return value
+
+
+def check_int(layer: str, argument: str, value: Any) -> None:
+    """Refuse an option that is not an integer."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{layer}: expected an integer for {argument}, got {value!r}.")
+
+
+def check_number(layer: str, argument: str, value: Any) -> None:
+    """Refuse an option that is not a number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{layer}: expected a number for {argument}, got {value!r}.")
+
+
+def check_positive(layer: str, argument: str, value: Any) -> None:
+    """Refuse an option that is not a number above zero."""
+    check_number(layer, argument, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{layer}: expected a finite {argument} > 0, got {value}.")
+
+
+def check_bools(layer: str, **options: Any) -> None:
+    """Refuse options that are not Python booleans, such as a size in the place of one.
+
+    >>> check_bools("linear", bias=10)
+    Traceback (most recent call last):
+    TypeError: linear: expected True or False for bias, got 10; the input size is inferred and not \
+given.
+    """
+    for argument, value in options.items():
+        if not isinstance(value, bool):
+            raise TypeError(
+                f"{layer}: expected True or False for {argument}, got {value!r}; the input size is "
+                "inferred and not given."
+            )
 
 
 def int_per_dim(

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
 
+import torch
 from torch import Tensor
 
 from .. import random, tree
 from ..abstract import ShapeDtype, eval_shape
+from ..random.threefry import check_key
 from .activations import identity
 from .layer import Layer, LayerError, Params, State, StatefulLayer, describe, lift
 
@@ -102,7 +104,8 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
     Raises
     ------
     LayerError
-        The two outputs differ in shape (they are never broadcast), or a part refuses its input.
+        The two outputs are not tensors of one shape and dtype (nothing is broadcast or cast, except
+        under autocast), or a part refuses its input.
 
     Examples
     --------
@@ -125,14 +128,26 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
         params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
     ) -> tuple[Any, State]:
         (y, kept), state = branches.apply(params, state, x, key=key, train=train)
-        if y.shape != kept.shape:
-            raise LayerError(
-                "residual expected its body and its shortcut to return one shape, got "
-                f"{tuple(y.shape)} and {tuple(kept.shape)} for {describe(x)}."
-            )
+        _check_summands(y, kept, x)
         return kept + y, state
 
     return _simplest(parts, StatefulLayer(init, apply, branches.uses_key))
+
+
+def _check_summands(y: Any, kept: Any, x: Any) -> None:
+    """Refuse to add what are not two tensors of one shape and dtype."""
+    are_tensors = isinstance(y, Tensor) and isinstance(kept, Tensor)
+    if not are_tensors or y.shape != kept.shape or not _same_dtype(y, kept):
+        raise LayerError(
+            "residual expected its body and its shortcut to return tensors of one shape and dtype, "
+            f"got {describe(y)} and {describe(kept)} for {describe(x)}."
+        )
+
+
+def _same_dtype(y: Tensor, kept: Tensor) -> bool:
+    """Say whether the dtypes agree, or differ by autocast alone."""
+    floating = y.is_floating_point() and kept.is_floating_point()
+    return y.dtype == kept.dtype or (floating and torch.is_autocast_enabled(y.device.type))
 
 
 def _fan(kind: str, parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
@@ -157,6 +172,7 @@ def _combination(
     uses_key = any(part.uses_key for part in stateful.values())
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
+        check_key(f"{kind}.init", key)
         x = _abstract(x, key)
         params: dict[str, Params] = {}
         state: dict[str, State] = {}

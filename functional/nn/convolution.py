@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from ..initializers import Initializer
-from .checks import SPATIAL, Shape, check_input, int_per_dim, positive_int
+from .checks import SPATIAL, Shape, check_bools, check_input, int_per_dim, positive_int
 from .layer import Layer, LayerError, Params
 from .parameters import check_parameters, check_same_dtype, weight_and_bias
 
@@ -23,13 +23,13 @@ _FUNCTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.c
 def conv1d(
     out_channels: int,
     kernel_size: int | Sequence[int],
+    *,
     stride: int | Sequence[int] = 1,
     padding: Padding = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
     padding_mode: PaddingMode = "zeros",
-    *,
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
@@ -51,13 +51,13 @@ def conv1d(
 def conv2d(
     out_channels: int,
     kernel_size: int | Sequence[int],
+    *,
     stride: int | Sequence[int] = 1,
     padding: Padding = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
     padding_mode: PaddingMode = "zeros",
-    *,
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
@@ -70,7 +70,8 @@ def conv2d(
     Parameters
     ----------
     out_channels
-        The number of output channels, a multiple of `groups`.
+        The number of output channels, a multiple of `groups`; that of input channels is inferred by
+        `init`.
     kernel_size, stride, dilation
         One integer for all spatial dimensions, or one for each.
     padding
@@ -114,13 +115,13 @@ def conv2d(
 def conv3d(
     out_channels: int,
     kernel_size: int | Sequence[int],
+    *,
     stride: int | Sequence[int] = 1,
     padding: Padding = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     bias: bool = True,
     padding_mode: PaddingMode = "zeros",
-    *,
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
@@ -209,6 +210,7 @@ def _convolution(
 ) -> Layer:
     name, groups = geometry.name, geometry.groups
     dims = len(geometry.kernel_size)
+    check_bools(name, bias=bias)
     shapes: dict[str, tuple[int | str, ...]] = {
         "weight": (geometry.out_channels, "in_channels / groups", *geometry.kernel_size)
     }

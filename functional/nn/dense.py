@@ -8,15 +8,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from .. import initializers
-from .checks import check_input, positive_int
+from .checks import check_bools, check_input, positive_int
 from .layer import Layer, Params
 from .parameters import check_parameters, check_same_dtype, weight_and_bias
 
 
 def linear(
     out_features: int,
-    bias: bool = True,
     *,
+    bias: bool = True,
     weight_init: initializers.Initializer | None = None,
     bias_init: initializers.Initializer | None = None,
 ) -> Layer:
@@ -29,7 +29,7 @@ def linear(
     Parameters
     ----------
     out_features
-        The length of the output's last dimension.
+        The length of the output's last dimension; that of the input is inferred by `init`.
     bias
         Whether there is a `b`.
     weight_init, bias_init
@@ -37,6 +37,8 @@ def linear(
 
     Raises
     ------
+    TypeError, ValueError
+        An option is not one of the above.
     LayerError
         The input is not of shape `(..., in_features)`, not floating-point, or not of the dtype
         of the parameters; or the parameters are not this layer's.
@@ -53,6 +55,7 @@ def linear(
     torch.Size([8, 3])
     """
     positive_int("linear", "out_features", out_features)
+    check_bools("linear", bias=bias)
     shapes: dict[str, tuple[int | str, ...]] = {"weight": (out_features, "in_features")}
     if bias:
         shapes["bias"] = (out_features,)

@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from .. import initializers
-from .checks import check_input, positive_int
+from ..losses.checks import in_range, values_are_visible
+from .checks import check_input, check_int, positive_int
 from .layer import Layer, LayerError, Params
 from .parameters import check_parameters
 
@@ -41,9 +42,9 @@ def embedding(
     TypeError, ValueError
         An option is not one of the above.
     LayerError
-        The input is not of dtype int32 or int64, or the parameters are not this layer's.
-    IndexError
-        An index is outside `[0, num_embeddings)` (on the CPU; CUDA asserts).
+        The input is not of dtype int32 or int64, an index is outside `[0, num_embeddings)`, or the
+        parameters are not this layer's. Under `jit` and `vmap`, where indices have no values to
+        look at, torch refuses the index instead.
 
     Examples
     --------
@@ -55,10 +56,8 @@ def embedding(
     """
     positive_int("embedding", "num_embeddings", num_embeddings)
     positive_int("embedding", "embedding_dim", embedding_dim)
-    if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-        raise ValueError(
-            f"embedding: expected padding_idx within the {num_embeddings} rows, got {padding_idx}."
-        )
+    if padding_idx is not None:
+        _check_padding_idx(padding_idx, num_embeddings)
     shape = (num_embeddings, embedding_dim)
 
     def init(key: Tensor, x: Any) -> Params:
@@ -74,9 +73,30 @@ def embedding(
     ) -> Tensor:
         check_parameters("embedding", params, {"weight": shape})
         _check_indices(x)
+        _check_range(x, num_embeddings)
         return F.embedding(x, params["weight"], padding_idx)
 
     return Layer(init, apply, uses_key=False)
+
+
+def _check_padding_idx(padding_idx: Any, num_embeddings: int) -> None:
+    check_int("embedding", "padding_idx", padding_idx)
+    if not -num_embeddings <= padding_idx < num_embeddings:
+        raise ValueError(
+            f"embedding: expected padding_idx within the {num_embeddings} rows, got {padding_idx}."
+        )
+
+
+def _check_range(x: Tensor, num_embeddings: int) -> None:
+    """Refuse an index without a row, where values can be seen without tracing."""
+    if not values_are_visible(x):
+        return
+    outside = ~in_range(x, num_embeddings)
+    if outside.any():
+        raise LayerError(
+            f"embedding expected indices within [0, {num_embeddings}), got "
+            f"{sorted(set(x[outside].tolist()))[:5]}."
+        )
 
 
 def _check_indices(x: Any) -> None:

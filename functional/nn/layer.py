@@ -8,9 +8,24 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+)
 
 from .. import tree
 from ..abstract import ShapeDtype
+from ..staging.errors import TraceError
+
+#: Errors that say nothing about a layer's input and have a message of their own.
+_NOT_THE_LAYERS = (
+    TraceError,
+    TorchDynamoException,
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    torch.OutOfMemoryError,
+)
 
 Params = tree.PyTree
 State = tree.PyTree
@@ -161,7 +176,8 @@ def lift(fun: Callable[[Any], Any], name: str | None = None) -> Layer:
     TypeError
         `fun` is not callable, or is a `torch.nn.Module`, whose parameters would stay hidden.
     LayerError
-        On use: `fun` fails on its input. The message says what arrived.
+        On use: `fun` fails on its input. The message says what arrived. What the compiler raises
+        while it traces, and a lack of memory, pass unchanged.
 
     Examples
     --------
@@ -184,7 +200,7 @@ def lift(fun: Callable[[Any], Any], name: str | None = None) -> Layer:
             raise LayerError(f"{name} has no parameters, got {describe(params)}.")
         try:
             return fun(x)
-        except LayerError:
+        except (LayerError, *_NOT_THE_LAYERS):
             raise
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise LayerError(f"{name} failed on {describe(x)}: {error}") from error
@@ -204,4 +220,6 @@ def describe(value: Any) -> str:
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"a dict of {sorted(value, key=str)}" if value else "an empty dict"
+    if isinstance(value, list | tuple):
+        return f"a {type(value).__name__} of length {len(value)}"
     return f"{type(value).__name__} {value!r}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,17 +11,24 @@ from torch import Tensor
 
 from .. import random
 from ..initializers import Initializer, ones, zeros
-from .checks import check_flag, check_input, positive_int
+from .checks import (
+    check_bools,
+    check_flag,
+    check_input,
+    check_number,
+    check_positive,
+    positive_int,
+)
 from .layer import Layer, LayerError, Params, State, StatefulLayer
 from .parameters import check_parameters, check_same_dtype
 
 
 def layer_norm(
     normalized_dims: int = 1,
+    *,
     eps: float = 1e-5,
     elementwise_affine: bool = True,
     bias: bool = True,
-    *,
     weight_init: Initializer = ones,
     bias_init: Initializer = zeros,
 ) -> Layer:
@@ -32,9 +40,10 @@ def layer_norm(
     Parameters
     ----------
     normalized_dims
-        How many dimensions, counted from the last, are normalised together.
+        How many dimensions, counted from the last, are normalised together; their lengths are
+        inferred by `init`.
     eps
-        Added to the variance.
+        Added to the variance, above 0.
     elementwise_affine, bias
         Whether there are parameters at all, and whether `bias` is one of them.
     weight_init, bias_init
@@ -42,6 +51,8 @@ def layer_norm(
 
     Raises
     ------
+    TypeError, ValueError
+        An option is not one of the above.
     LayerError
         The input has too few dimensions, is not floating-point or not of the dtype of the
         parameters; or the parameters are not this layer's.
@@ -54,6 +65,8 @@ def layer_norm(
     tensor([[-1.2247,  0.0000,  1.2247]])
     """
     positive_int("layer_norm", "normalized_dims", normalized_dims)
+    check_positive("layer_norm", "eps", eps)
+    check_bools("layer_norm", elementwise_affine=elementwise_affine, bias=bias)
     letters = tuple(f"D{index}" for index in range(1, normalized_dims + 1))
     names = [name for name, wanted in (("weight", True), ("bias", bias)) if wanted]
     names = names if elementwise_affine else []
@@ -76,10 +89,10 @@ def layer_norm(
 
 
 def batch_norm(
+    *,
     eps: float = 1e-5,
     momentum: float | None = 0.1,
     affine: bool = True,
-    *,
     weight_init: Initializer = ones,
     bias_init: Initializer = zeros,
 ) -> StatefulLayer:
@@ -102,7 +115,7 @@ def batch_norm(
     Parameters
     ----------
     eps
-        Added to the variance.
+        Added to the variance, above 0.
     momentum
         The weight of the new batch in the state, within `[0, 1]`, or `None`.
     affine
@@ -112,12 +125,12 @@ def batch_norm(
 
     Raises
     ------
-    ValueError
-        `momentum` is not one of the above.
+    TypeError, ValueError
+        An option is not one of the above.
     LayerError
         The input has other channels or fewer than two dimensions, is not floating-point or not of
-        the dtype of the parameters, or in training has only one value for each channel; or the
-        parameters or state are not this layer's.
+        the dtype of the parameters, or in training has fewer than two values for each channel; or
+        the parameters or state are not this layer's.
 
     Examples
     --------
@@ -131,8 +144,9 @@ def batch_norm(
     >>> state["running_mean"]
     tensor([0.2000, 0.0000, 0.0000])
     """
-    if momentum is not None and not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm: expected a momentum within [0, 1], got {momentum!r}.")
+    check_positive("batch_norm", "eps", eps)
+    check_bools("batch_norm", affine=affine)
+    _check_momentum(momentum)
     names = ["weight", "bias"] if affine else []
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
@@ -168,7 +182,7 @@ def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
     """Move the running statistics towards those of the batch."""
     count = state["num_batches_tracked"] + 1
     factor = momentum if momentum is not None else 1 / count.to(state["running_mean"].dtype)
-    values_per_channel = x.numel() // x.shape[1]
+    values_per_channel = _values_per_channel(x)
     # Written as in the forward kernel, so that a compiler computes the two moments once.
     biased_var, mean = torch.var_mean(
         x.detach(), [0, *range(2, x.ndim)], correction=0, keepdim=True
@@ -201,11 +215,23 @@ def _check(names: list[str], params: Params, state: State, x: Tensor, train: boo
                 f"batch_norm expected {name!r} of shape ({channels},), as 'running_mean' has, got "
                 f"{tuple(value.shape)}."
             )
-    if train and x.numel() == channels:
+    if train and _values_per_channel(x) < 2:
         raise LayerError(
             "batch_norm expected more than one value for each channel in training, got shape "
             f"{tuple(x.shape)}."
         )
+
+
+def _check_momentum(momentum: Any) -> None:
+    if momentum is None:
+        return
+    check_number("batch_norm", "momentum", momentum)
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"batch_norm: expected a momentum within [0, 1], got {momentum}.")
+
+
+def _values_per_channel(x: Tensor) -> int:
+    return math.prod((x.shape[0], *x.shape[2:]))
 
 
 def _pattern(channels: int | str, x: Any) -> tuple[int | str, ...]:

@@ -25,11 +25,15 @@ def weight_and_bias(
     weight_init: initializers.Initializer | None,
     bias_init: initializers.Initializer | None,
 ) -> dict[str, Tensor]:
-    """Return `weight` and perhaps `bias`, uniform within `±1 / sqrt(fan_in)` unless told."""
+    """Return `weight` and perhaps `bias`, uniform within `±1 / sqrt(fan_in)` unless told.
+
+    Where there is no input at all the bias is zero, as in torch.
+    """
     weight_key, bias_key = random.split(key)
     params = {"weight": (weight_init or DEFAULT_WEIGHT)(weight_key, weight_shape, dtype)}
     if bias:
-        bound = 1 / math.sqrt(max(initializers.fans(weight_shape)[0], 1))
+        fan_in, _ = initializers.fans(weight_shape)
+        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         draw = bias_init or initializers.uniform(-bound, bound)
         params["bias"] = draw(bias_key, weight_shape[:1], dtype)
     return params

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .checks import SPATIAL, Shape, check_input, int_per_dim, positive_int
+from .checks import SPATIAL, Shape, check_bools, check_input, int_per_dim, positive_int
 from .layer import Layer, LayerError, lift
 
 IntOrInts = int | Sequence[int]
@@ -210,6 +210,7 @@ def _avg_pool(
     count_include_pad: bool,
 ) -> Layer:
     windows = _windows(f"avg_pool{dims}d", dims, kernel_size, stride, padding, 1, ceil_mode)
+    check_bools(windows.name, count_include_pad=count_include_pad)
     return _pool(
         windows,
         lambda x: _AVG[dims](
@@ -287,6 +288,7 @@ def _windows(
     dilation: IntOrInts,
     ceil_mode: bool,
 ) -> _Windows:
+    check_bools(name, ceil_mode=ceil_mode)
     kernel = int_per_dim(name, "kernel_size", kernel_size, dims)
     strides = kernel if stride is None else int_per_dim(name, "stride", stride, dims)
     pads = int_per_dim(name, "padding", padding, dims, minimum=0)

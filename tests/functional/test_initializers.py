@@ -302,8 +302,26 @@ def test_compiled_equals_eager(name):
         (lambda: init.dirac()(KEY, (3, 3)), r"dirac: expected a shape \(out, in, \*kernel\)"),
         (lambda: init.dirac(2)(KEY, (3, 3, 3)), "divisible by groups = 2, got 3"),
         (lambda: init.delta_orthogonal()(KEY, (3, 4, 3)), "at least as many output channels"),
+        (lambda: init.sparse(1.5), r"sparse: expected a sparsity within \[0, 1\], got 1.5"),
+        (lambda: init.sparse(-0.1), r"sparse: expected a sparsity within \[0, 1\], got -0.1"),
+        (lambda: init.variance_scaling(0.0), "variance_scaling: expected a finite scale > 0"),
+        (lambda: init.variance_scaling(-1.0), r"finite scale > 0, got -1.0"),
+        (lambda: init.dirac(0), "dirac: expected groups >= 1, got 0"),
     ],
 )
 def test_refusals(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["zeros", "ones", "eye", "constant", "dirac", "normal", "sparse"])
+def test_a_wrong_key_is_named(name):
+    draw = {
+        "constant": init.constant(1.0),
+        "dirac": init.dirac(),
+        "normal": init.normal(),
+        "sparse": init.sparse(0.5),
+    }.get(name) or getattr(init, name)
+    shape = (3, 3, 3) if name == "dirac" else (3, 3)
+    with pytest.raises(TypeError, match=r": expected a key, .* random.key\(seed\)"):
+        draw(0, shape)

@@ -539,3 +539,51 @@ def test_thresholds_that_do_not_fit(loss, options, error):
     (name,) = options
     with pytest.raises(error, match=rf"^{loss.__name__}: {name} must be"):
         loss(X_2, X_2, **options)
+
+
+@pytest.mark.parametrize("given", [[0.5, 0.5], None, 1.0])
+@pytest.mark.parametrize("loss", [losses.mse, losses.huber, losses.bce_with_logits])
+def test_what_is_no_tensor_is_named_in_pairs(loss, given):
+    first = "logits" if loss is losses.bce_with_logits else "predictions"
+    second = "labels" if loss is losses.bce_with_logits else "targets"
+    message = f"must be a tensor, got {type(given).__name__}"
+    with pytest.raises(TypeError, match=f"{loss.__name__}: {first} {message}"):
+        loss(given, torch.zeros(2))
+    with pytest.raises(TypeError, match=f"{loss.__name__}: {second} {message}"):
+        loss(torch.zeros(2), given)
+
+
+@pytest.mark.parametrize("given", [[0, 1], None, 1])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.nll])
+def test_what_is_no_tensor_is_named_in_class_arguments(loss, given):
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    message = f"must be a tensor, got {type(given).__name__}"
+    with pytest.raises(TypeError, match=f"{loss.__name__}: log.* {message}"):
+        loss(given, labels)
+    with pytest.raises(TypeError, match=f"{loss.__name__}: labels {message}"):
+        loss(logits, given)
+    if given is not None:
+        with pytest.raises(TypeError, match=f"{loss.__name__}: weight {message}"):
+            loss(logits, labels, weight=given)
+
+
+@pytest.mark.parametrize("ignored", [None, 1.0, True, torch.tensor(1)])
+@pytest.mark.parametrize("loss", [losses.cross_entropy, losses.nll])
+def test_ignore_index_is_an_integer(loss, ignored):
+    with pytest.raises(TypeError, match=f"{loss.__name__}: ignore_index must be a Python integer"):
+        loss(torch.zeros(2, 3), torch.tensor([0, 1]), ignore_index=ignored)
+
+
+@pytest.mark.parametrize(
+    ("loss", "curvature"),
+    [
+        (losses.mse, 2.0),
+        (losses.huber, 1.0),
+        (lambda x, y: losses.smooth_l1(x, y, beta=0.5), 2.0),
+    ],
+)
+@pytest.mark.parametrize("residual", [0.0, 0.1, -0.1])
+def test_the_curvature_within_the_square_holds_at_its_lowest_point(loss, curvature, residual):
+    x, y = torch.tensor([residual], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    hessian = pf.hessian(lambda x: loss(x, y).sum())(x)
+    assert hessian.item() == pytest.approx(curvature, rel=1e-12)

@@ -219,3 +219,17 @@ def test_confusions_that_do_not_fit(predictions, labels, error, message):
 def test_a_number_of_classes_that_does_not_fit(num_classes, error):
     with pytest.raises(error, match="num_classes must be"):
         metrics.confusion_matrix(INTEGERS, INTEGERS, num_classes)
+
+
+@pytest.mark.parametrize("given", [[0, 1], None, 1])
+def test_what_is_no_tensor_is_named(given):
+    logits, labels = torch.zeros(2, 3), torch.tensor([0, 1])
+    message = f"must be a tensor, got {type(given).__name__}"
+    with pytest.raises(TypeError, match=f"accuracy: logits {message}"):
+        metrics.accuracy(given, labels)
+    with pytest.raises(TypeError, match=f"accuracy: labels {message}"):
+        metrics.accuracy(logits, given)
+    with pytest.raises(TypeError, match=f"confusion_matrix: predictions {message}"):
+        metrics.confusion_matrix(given, labels, 3)
+    with pytest.raises(TypeError, match=f"confusion_matrix: labels {message}"):
+        metrics.confusion_matrix(labels, given, 3)

@@ -272,13 +272,49 @@ def test_residual_names_the_parts_it_does_not_have():
 
 def test_residual_never_broadcasts():
     block = nn.serial(block=nn.residual(nn.linear(1)))
-    with pytest.raises(nn.LayerError, match=r"\['block'\]: residual .*\(3, 1\) and \(3, 4\)"):
+    with pytest.raises(nn.LayerError, match=r"\['block'\]: residual .*\(3, 1\) and .*\(3, 4\)"):
         block.init(KEY, torch.ones(3, 4))
-    with pytest.raises(nn.LayerError, match=r"one shape, got \(3, 1\) and \(3, 4\)"):
+    with pytest.raises(nn.LayerError, match=r"one shape and dtype, got .*\(3, 1\) and .*\(3, 4\)"):
         nn.residual(nn.linear(1)).init(KEY, torch.ones(3, 4))
     params = {"body": nn.linear(1).init(KEY, torch.ones(3, 4))}
-    with pytest.raises(nn.LayerError, match=r"one shape, got \(3, 1\) and \(3, 4\)"):
+    with pytest.raises(nn.LayerError, match=r"one shape and dtype, got .*\(3, 1\) and .*\(3, 4\)"):
         nn.residual(nn.linear(1))(params, torch.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("body", "given"),
+    [
+        (lambda x: x > 0, r"a torch.bool tensor of shape \(3, 4\)"),
+        (lambda x: x.double(), r"a torch.float64 tensor of shape \(3, 4\)"),
+        (nn.parallel(nn.relu, nn.relu), "a tuple of length 2"),
+        (lambda x: {"y": x}, r"a dict of \['y'\]"),
+        (lambda x: 1.0, "float 1.0"),
+    ],
+)
+def test_residual_adds_nothing_but_two_tensors_of_one_dtype(body, given):
+    x = torch.ones(3, 4)
+    message = rf"residual expected .*one shape and dtype, got {given} and a torch.float32 tensor"
+    with pytest.raises(nn.LayerError, match=message):
+        nn.residual(body)({}, x)
+    if given != "float 1.0":  # eval_shape makes tensors of numbers, of another shape
+        with pytest.raises(nn.LayerError, match=message):
+            nn.residual(body).init(KEY, x)
+
+
+def test_residual_adds_what_autocast_converted():
+    block, x = nn.residual(nn.linear(4)), torch.ones(3, 4)
+    params = block.init(KEY, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(params, x).dtype == torch.float32
+        with pytest.raises(nn.LayerError, match=r"got a torch.bool tensor"):
+            nn.residual(lambda x: x > 0)({}, x)
+
+
+@pytest.mark.parametrize("key", [0, None, torch.ones(2), torch.zeros(3, dtype=torch.uint32)])
+@pytest.mark.parametrize("model", [nn.serial(nn.linear(2)), nn.serial(nn.relu), nn.serial()])
+def test_init_names_a_wrong_key(key, model):
+    with pytest.raises((TypeError, ValueError), match=r"^serial.init: .*random.key\(seed\)"):
+        model.init(key, torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("part", [torch.nn.ReLU(), torch.nn.Linear(2, 2)])
@@ -338,6 +374,28 @@ def test_parameters_take_the_dtype_of_the_example():
         params, state = model.init(KEY, pf.ShapeDtype((2, 3, 9), dtype))
         assert {leaf.dtype for leaf in tree.leaves(params)} == {dtype}
         assert {leaf.dtype for leaf in tree.leaves(state)} == {dtype, torch.int64}
+
+
+def only_if_positive(x):
+    return x if x.sum() > 0 else -x
+
+
+def test_a_value_needed_in_tracing_is_not_the_layers_error():
+    model, x = nn.serial(branch=only_if_positive), torch.ones(3)
+    assert torch.equal(model({}, x), x)
+    with pytest.raises(pf.TraceError, match=r"test_combinators.py:\d+, in only_if_positive"):
+        pf.jit(lambda x: model({}, x), backend="eager")(x)
+    with pytest.raises(ValueError, match="eval_shape: fun looks at the value") as caught:
+        model.init(KEY, x)
+    assert not isinstance(caught.value, nn.LayerError)
+
+
+def test_a_lack_of_memory_is_not_the_layers_error():
+    def exhaust(x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError, match=r"^CUDA out of memory"):
+        nn.serial(exhaust)({}, torch.ones(3))
 
 
 def test_lift():

@@ -55,7 +55,7 @@ def test_convolution(matches_torch, convolution):
 def test_one_integer_serves_for_all_dimensions(matches_torch):
     x = torch.randn(2, 3, 9, 9, dtype=torch.float64)
     module = torch.nn.Conv2d(3, 4, 3, 2, 1, 2)
-    matches_torch(nn.conv2d(4, 3, 2, 1, 2), module, x)
+    matches_torch(nn.conv2d(4, 3, stride=2, padding=1, dilation=2), module, x)
 
 
 def test_default_values_are_uniform_within_the_inverse_root_of_fan_in():
@@ -86,6 +86,7 @@ def test_initializers_are_used():
         ({"padding": "same", "stride": 2}, "padding='same' expected stride 1"),
         ({"groups": 3}, "out_channels divisible by groups = 3, got 4"),
         ({"padding_mode": "wrap"}, "padding_mode .*got 'wrap'"),
+        ({"bias": 1}, "True or False for bias, got 1; the input size is inferred"),
     ],
 )
 def test_refuses_options(options, message):
@@ -116,6 +117,12 @@ def test_refuses_inputs(options, shape, message):
     if shape[-3:-2] == (3,) and len(shape) == 4:
         with pytest.raises(nn.LayerError, match=message):
             layer.init(KEY, torch.ones(shape))
+
+
+@pytest.mark.parametrize("conv", [nn.conv1d, nn.conv2d, nn.conv3d])
+def test_torchs_signature_builds_no_other_layer(conv):
+    with pytest.raises(TypeError, match="takes 2 positional arguments"):
+        conv(3, 16, 3)
 
 
 def test_refuses_dtypes_and_groups():

@@ -18,7 +18,7 @@ KEY = random.key(0)
 )
 def test_linear(batch, sizes, bias, dtype, seed, matches_torch):
     x = torch.randn(*batch, sizes[0], generator=torch.Generator().manual_seed(seed)).to(dtype)
-    matches_torch(nn.linear(sizes[1], bias), torch.nn.Linear(*sizes, bias=bias), x)
+    matches_torch(nn.linear(sizes[1], bias=bias), torch.nn.Linear(*sizes, bias=bias), x)
 
 
 def test_default_values_are_uniform_within_the_inverse_root_of_fan_in():
@@ -51,6 +51,23 @@ def test_refuses_an_output_size_that_is_none(out):
         nn.linear(out)
 
 
+def test_torchs_signature_builds_no_other_layer():
+    with pytest.raises(TypeError, match="positional argument"):
+        nn.linear(784, 10)
+    for bias in (10, "no", None, torch.tensor(True)):
+        with pytest.raises(TypeError, match=r"linear: .* for bias, got .*input size is inferred"):
+            nn.linear(10, bias=bias)
+
+
+def test_without_inputs_the_output_is_torchs_zero():
+    x = torch.ones(2, 0)
+    params = nn.linear(3).init(KEY, x)
+    with pytest.warns(UserWarning, match="zero-element"):
+        module = torch.nn.Linear(0, 3)
+    assert torch.equal(params["bias"], module.bias)
+    assert torch.equal(nn.linear(3)(params, x), module(x))
+
+
 def test_refuses_inputs_that_do_not_fit():
     layer = nn.linear(3)
     params = layer.init(KEY, torch.ones(2, 5))
@@ -62,7 +79,7 @@ def test_refuses_inputs_that_do_not_fit():
         layer(params, torch.ones(2, 5, dtype=torch.int64))
     with pytest.raises(nn.LayerError, match=r"torch.float64 and 'weight' of torch.float32"):
         layer(params, torch.ones(2, 5, dtype=torch.float64))
-    with pytest.raises(nn.LayerError, match="expected a tensor, got list"):
+    with pytest.raises(nn.LayerError, match="expected a tensor, got a list of length 1"):
         layer(params, [1.0])
     with pytest.raises(nn.LayerError, match=r"the order of arguments is \(params, x\)"):
         layer(torch.ones(2, 5), params)

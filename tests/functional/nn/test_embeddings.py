@@ -42,9 +42,17 @@ def test_refusals():
         layer(params, torch.ones(2))
     with pytest.raises(nn.LayerError, match=r"torch.int32 or torch.int64, got torch.uint8"):
         layer.init(KEY, torch.ones(2, dtype=torch.uint8))
-    with pytest.raises(IndexError):
-        layer(params, torch.tensor([5]))
+    for index in (5, -1):
+        model, tokens = nn.serial(tokens=layer), torch.tensor([index])
+        with pytest.raises(
+            nn.LayerError,
+            match=rf"^model\['tokens'\]: embedding expected indices .*\[0, 5\), got \[{index}\]",
+        ):
+            model({"tokens": params}, tokens)
     with pytest.raises(nn.LayerError, match=r"'weight' to be a tensor of shape \(5, 3\)"):
         layer({"weight": torch.ones(3, 5)}, torch.tensor([0]))
     with pytest.raises(ValueError, match="num_embeddings >= 1, got 0"):
         nn.embedding(0, 3)
+    for padding_idx in (True, 1.0, "0"):
+        with pytest.raises(TypeError, match="embedding: expected an integer for padding_idx, got"):
+            nn.embedding(5, 3, padding_idx)

@@ -29,7 +29,9 @@ def test_layer_norm(batch, features, eps, affine, bias, dtype, matches_torch):
     module = torch.nn.LayerNorm(features, eps, affine, bias)
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, 0.5, generator=generator)
-    matches_torch(nn.layer_norm(len(features), eps, affine, bias), module, x)
+    matches_torch(
+        nn.layer_norm(len(features), eps=eps, elementwise_affine=affine, bias=bias), module, x
+    )
 
 
 def test_layer_norm_refusals():
@@ -47,6 +49,43 @@ def test_layer_norm_refusals():
         layer(params, torch.ones(2, 3, 4, dtype=torch.float16))
     with pytest.raises(ValueError, match="normalized_dims >= 1"):
         nn.layer_norm(0)
+    with pytest.raises(TypeError, match="elementwise_affine, got 0; the input size is inferred"):
+        nn.layer_norm(elementwise_affine=0)
+    with pytest.raises(TypeError, match="layer_norm: expected True or False for bias, got None"):
+        nn.layer_norm(bias=None)
+
+
+@pytest.mark.parametrize("norm", [nn.layer_norm, nn.batch_norm])
+@pytest.mark.parametrize(
+    ("eps", "error", "message"),
+    [
+        (0, ValueError, "a finite eps > 0, got 0"),
+        (-1e-5, ValueError, "a finite eps > 0, got -1e-05"),
+        (float("nan"), ValueError, "a finite eps > 0, got nan"),
+        ("small", TypeError, "a number for eps, got 'small'"),
+        (True, TypeError, "a number for eps, got True"),
+    ],
+)
+def test_eps_that_does_not_fit(norm, eps, error, message):
+    with pytest.raises(error, match=f"_norm: expected {message}"):
+        norm(eps=eps)
+
+
+def test_torchs_signature_builds_no_other_layer():
+    with pytest.raises(TypeError, match="positional argument"):
+        nn.batch_norm(64)
+    with pytest.raises(TypeError, match="positional argument"):
+        nn.layer_norm(64, 1e-5)
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (1, 3, 1)])
+def test_a_batch_without_a_variance_is_refused_in_training(shape):
+    layer = nn.batch_norm()
+    params, state = layer.init(KEY, torch.ones(4, *shape[1:]))
+    x = torch.ones(shape)
+    with pytest.raises(nn.LayerError, match="more than one value for each channel in training"):
+        layer(params, state, x, train=True)
+    assert layer(params, state, x)[0].shape == shape
 
 
 @st.composite
@@ -132,3 +171,7 @@ def test_batch_norm_refusals():
         layer.init(KEY, x.long())
     with pytest.raises(ValueError, match=r"momentum within \[0, 1\], got 1.5"):
         nn.batch_norm(momentum=1.5)
+    with pytest.raises(TypeError, match="batch_norm: expected a number for momentum, got 'slow'"):
+        nn.batch_norm(momentum="slow")
+    with pytest.raises(TypeError, match="affine, got 64; the input size is inferred"):
+        nn.batch_norm(affine=64)

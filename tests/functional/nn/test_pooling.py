@@ -179,3 +179,10 @@ def test_refuses_inputs(layer):
 def test_padding_does_not_make_up_for_an_empty_input(layer):
     with pytest.raises(nn.LayerError, match=r"at least as large as its kernel .*\(2, 3, 0\)"):
         layer({}, torch.ones(2, 3, 0))
+
+
+def test_flags_are_booleans():
+    with pytest.raises(TypeError, match="max_pool2d: expected True or False for ceil_mode, got 1"):
+        nn.max_pool2d(2, ceil_mode=1)
+    with pytest.raises(TypeError, match=r"avg_pool1d: .* for count_include_pad, got None"):
+        nn.avg_pool1d(2, count_include_pad=None)
