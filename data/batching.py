@@ -136,12 +136,13 @@ def batches(
     Raises
     ------
     TypeError
-        A count is not an int, a leaf not a tensor, or `key` neither a key nor `None`.
+        A count is not an int, `drop_last` not a bool, a leaf not a tensor, or `key` neither a key
+        nor `None`.
     ValueError
         A count is out of range, `batch_size` is larger than the data, lengths differ, or `key` is
         more than one key.
     RuntimeError
-        torch knows no such device.
+        torch knows no such device, or cannot use it here.
 
     Examples
     --------
@@ -160,6 +161,8 @@ def batches(
     _check_count("batch_size", batch_size, minimum=1)
     _check_count("epochs", epochs, minimum=0)
     _check_count("start_step", start_step, minimum=0)
+    if not isinstance(drop_last, bool):
+        raise TypeError(f"batches: expected drop_last to be True or False, got {drop_last!r}.")
     if drop_last and batch_size > size:
         raise ValueError(
             f"batches: batch_size={batch_size} is larger than the data, which have {size} rows. "
@@ -167,7 +170,7 @@ def batches(
         )
     if key is not None:
         check_key("batches", key)
-    place = None if device is None else torch.device(device)
+    place = None if device is None else _usable(device)
     result: Batches[Any] = Batches(
         rows, size, batch_size, key, epochs, start_step, place, drop_last
     )
@@ -178,6 +181,14 @@ def batches(
             f"{result.steps_per_epoch} batches are {total} steps."
         )
     return result
+
+
+def _usable(device: torch.device | str) -> torch.device:
+    """Return the device, refusing one on which nothing can be put."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
+        raise RuntimeError(f"batches: device {str(device)!r} cannot be used: {error}") from error
 
 
 def _check_count(name: str, value: int, minimum: int) -> None:

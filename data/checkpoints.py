@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ def save_checkpoint(
         safetensors is not installed.
     OSError
         The file cannot be written; an earlier checkpoint is left as it was.
+    TypeError
+        A leaf is no tensor, or of a dtype that safetensors has not (complex128); it is named.
     ValueError
         `metadata` has the key "sha256", under which the digest is kept.
 
@@ -52,6 +55,7 @@ def save_checkpoint(
     ['model.safetensors']
     """
     safetensors = import_safetensors()
+    _check_leaves(safetensors, values)
     # A tensor of its own for every leaf: safetensors refuses leaves that share memory.
     leaves = {
         name: leaf.cpu().clone(memory_format=torch.contiguous_format)
@@ -82,7 +86,8 @@ def load_checkpoint(
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is cut short or damaged, or holds another tree; the message names what differs.
+        The file is cut short or damaged, was not written by `save_checkpoint`, or holds another
+        tree; the message names what differs.
     ImportError
         safetensors is not installed.
 
@@ -102,10 +107,14 @@ def load_checkpoint(
         # round differently on them.
         leaves = {name: leaf.clone() for name, leaf in safetensors.torch.load(content).items()}
         metadata = _metadata(content)
-        intact = metadata.pop(_DIGEST) == _digest(leaves, metadata)
     except (safetensors.SafetensorError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is damaged or no checkpoint: {error}.") from error
-    if not intact:
+    if _DIGEST not in metadata:
+        raise ValueError(
+            f"{path} was not written by save_checkpoint: its metadata have no {_DIGEST!r}. "
+            "Read it with safetensors.torch.load_file and tree.from_state_dict."
+        )
+    if metadata.pop(_DIGEST) != _digest(leaves, metadata):
         raise ValueError(f"{path} is damaged: its contents do not have their recorded digest.")
     try:
         values = tree.from_state_dict(leaves, like)
@@ -136,6 +145,23 @@ def write_whole(path: str | os.PathLike[str], content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _check_leaves(safetensors: Any, values: tree.PyTree) -> None:
+    """Require that every leaf is a tensor that safetensors can write."""
+    for path, leaf in zip(tree.path_strings(values, "values"), tree.leaves(values), strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(
+                f"save_checkpoint: expected {path} to be a tensor, got {leaf!r}; "
+                "keep other values in metadata."
+            )
+        try:
+            safetensors.torch.save({path: torch.empty(0, dtype=leaf.dtype)})
+        except KeyError as error:
+            raise TypeError(
+                f"save_checkpoint: {path} is a tensor of {leaf.dtype}, which safetensors has not; "
+                "save its real and imaginary parts, or another dtype."
+            ) from error
+
+
 def _digest(leaves: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Return a digest of metadata, names, dtypes, shapes and contents."""
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
@@ -149,4 +175,4 @@ def _metadata(content: bytes) -> dict[str, str]:
     """Return the strings in the header: eight bytes of length, then JSON."""
     length = int.from_bytes(content[:8], "little")
     header: dict[str, dict[str, str]] = json.loads(content[8 : 8 + length])
-    return header["__metadata__"]
+    return header.get("__metadata__", {})

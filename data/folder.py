@@ -46,10 +46,10 @@ def image_folder(
     Either the folders state the split (`root/train/cat/1.png`, `root/test/cat/2.png`), or `root`
     holds the classes (`root/cat/1.png`) and `test_fraction` and `key` state it. Then each class is
     split on its own: `round(test_fraction * n)` of its `n` images, at least one, chosen by the key,
-    are for testing. The same files are never both.
+    are for testing. No file comes twice, by a link or otherwise, so none is ever both.
 
-    Classes and files are in sorted order. Files that begin with a dot are passed over; anything
-    else that is not an image is refused.
+    Classes and files are in sorted order. Whatever begins with a dot, and what file managers leave
+    behind, is passed over; anything else that has no place in this layout is refused.
 
     Parameters
     ----------
@@ -70,11 +70,14 @@ def image_folder(
         `root` is not a folder.
     ImportError
         Pillow is not installed.
+    TypeError
+        `test_fraction` is not a number.
     ValueError
         `train` without `test` or the reverse; no stated split, or two; classes that differ between
-        the parts; fewer than two classes; a class without images; a file that is no image, cannot
-        be read, has transparent pixels, several frames or grey values of more than 8 bits; sizes
-        that differ.
+        the parts; fewer than two classes; a class without images; a file or folder beside `train`
+        and `test`, or a file beside the classes; two names for one file; a file that is no image,
+        cannot be read, has transparent pixels, several frames or grey values of more than 8 bits;
+        sizes that differ.
 
     Examples
     --------
@@ -89,6 +92,7 @@ def image_folder(
         raise ValueError(f"image_folder: expected mode 'L' or 'RGB', got {mode!r}.")
     classes, train, test = _stated_split(root, test_fraction, key)
     files = train.files + test.files
+    _check_distinct(files)
     pixels = _read_images(files, shape, mode)
     images = scale_pixels(pixels, 255)
     labels = torch.tensor(train.labels + test.labels)
@@ -103,11 +107,15 @@ def _checked_size(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     shape = tuple(size) if isinstance(size, Sequence) else (size, size)
-    if len(shape) != 2 or not all(isinstance(side, int) and side > 0 for side in shape):
+    if len(shape) != 2 or not all(_is_length(side) for side in shape):
         raise ValueError(
             f"image_folder: expected size to be a positive int or (height, width), got {size!r}."
         )
     return shape
+
+
+def _is_length(side: Any) -> bool:
+    return isinstance(side, int) and not isinstance(side, bool) and side > 0
 
 
 def _stated_split(
@@ -139,6 +147,11 @@ def _stated_split(
 
 
 def _split_by_folder(root: Path) -> tuple[tuple[str, ...], _Listing, _Listing]:
+    strangers = [entry for entry in _entries(root) if entry.name not in ("train", "test")]
+    if strangers:
+        raise ValueError(
+            f"image_folder: {strangers[0]} lies beside train/ and test/; move it out of {root}."
+        )
     train, test = _files_by_class(root / "train"), _files_by_class(root / "test")
     if train.keys() != test.keys():
         raise ValueError(
@@ -152,6 +165,10 @@ def _split_by_folder(root: Path) -> tuple[tuple[str, ...], _Listing, _Listing]:
 def _split_by_key(
     root: Path, test_fraction: float, key: Tensor
 ) -> tuple[tuple[str, ...], _Listing, _Listing]:
+    if isinstance(test_fraction, bool) or not isinstance(test_fraction, int | float):
+        raise TypeError(
+            f"image_folder: expected test_fraction to be a number, got {test_fraction!r}."
+        )
     if not 0 < test_fraction < 1:
         raise ValueError(
             f"image_folder: expected test_fraction between 0 and 1, got {test_fraction}."
@@ -179,10 +196,11 @@ def _listing(files_by_class: dict[str, list[Path]]) -> _Listing:
 def _files_by_class(folder: Path) -> dict[str, list[Path]]:
     """Return the image files of each class folder in `folder`, all in sorted order."""
     entries = _entries(folder)
-    stray = [entry for entry in entries if not entry.is_dir() and _is_image_name(entry)]
+    stray = [entry for entry in entries if not entry.is_dir()]
     if stray:
         raise ValueError(
-            f"image_folder: {stray[0]} lies beside the class folders; move it into one of them."
+            f"image_folder: {stray[0]} lies beside the class folders; move it into one of them, "
+            f"or out of {folder}."
         )
     classes = {entry.name: _image_files(entry) for entry in entries if entry.is_dir()}
     if len(classes) < 2:
@@ -204,6 +222,19 @@ def _image_files(class_folder: Path) -> list[Path]:
     if not files:
         raise ValueError(f"image_folder: the class folder {class_folder} has no images.")
     return files
+
+
+def _check_distinct(files: list[Path]) -> None:
+    """Refuse two paths that, links followed, are one file: it would be trained and tested on."""
+    first_path: dict[Path, Path] = {}
+    for file in files:
+        target = file.resolve()
+        if target in first_path:
+            raise ValueError(
+                f"image_folder: {first_path[target]} and {file} are the same file, {target}. "
+                "Remove the link: each image may be there once."
+            )
+        first_path[target] = file
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     Raises
     ------
     TypeError
-        The images are not floating-point.
+        The images are not floating-point, or `mean` or `std` is no sequence of numbers.
     ValueError
         `mean` or `std` is not one finite number for each channel, or a `std` is not positive.
 
@@ -66,6 +67,11 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
             f"got {tuple(images.shape)}."
         )
     for name, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Sequence) or not all(isinstance(value, Real) for value in values):
+            raise TypeError(
+                f"normalize: expected {name} to be a sequence with one number for each channel, "
+                f"such as (0.5,), got {values!r}."
+            )
         if len(values) != images.shape[-3]:
             raise ValueError(
                 f"normalize: {name} has {len(values)} entries for images with "

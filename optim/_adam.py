@@ -13,7 +13,8 @@ from . import checks
 from .decay import add_decayed_weights
 from .leafwise import Scalar, leafwise
 from .moments import bias_correction, first_moment, first_step, second_moment
-from .scaling import Schedule, scale, scale_by_learning_rate
+from .scaling import scale, scale_by_learning_rate
+from .schedules import Schedule
 from .transformation import GradientTransformation, chain
 
 

@@ -12,7 +12,8 @@ from . import checks
 from .decay import add_decayed_weights
 from .leafwise import Scalar, add_scaled, leafwise
 from .moments import first_step
-from .scaling import Schedule, scale, scale_by_learning_rate
+from .scaling import scale, scale_by_learning_rate
+from .schedules import Schedule
 from .transformation import GradientTransformation, chain
 
 
@@ -39,6 +40,9 @@ def trace(
 
     The first gradient is never dampened, as in torch. (Nesterov's rule with dampening is refused
     by the recipe `sgd`, as by torch; here it is what the equation says.)
+
+    Without Nesterov's rule the updates are the new `state.trace`, the same tensors: nothing is
+    copied. Where `trace` is the last of a chain, donate one of the two to a later call, not both.
 
     Raises
     ------

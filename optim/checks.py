@@ -13,7 +13,7 @@ from ..functional import tree
 
 
 def scalar(name: str, value: Any) -> None:
-    """Require a finite real number or a 0-d real tensor.
+    """Require a finite real number or a 0-d tensor of floating-point numbers.
 
     The value of a tensor is not looked at: it may be traced, and reading it waits for the device.
     """
@@ -23,8 +23,11 @@ def scalar(name: str, value: Any) -> None:
                 f"{name}: expected a number or a 0-d tensor, got a tensor of shape "
                 f"{tuple(value.shape)}; for a batch of values use vmap over the training step."
             )
-        if value.is_complex() or value.dtype is torch.bool:
-            raise TypeError(f"{name}: expected a real number, got a tensor of {value.dtype}.")
+        if not value.is_floating_point():  # -lr of an unsigned integer is a large number
+            raise TypeError(
+                f"{name}: expected a real number, got a tensor of {value.dtype}; "
+                "make it a floating-point tensor."
+            )
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(
             f"{name}: expected a number or a 0-d tensor, got {value!r} ({type(value).__name__})."
@@ -52,6 +55,15 @@ def learning_rate(name: str, value: Any) -> None:
     """Require a number that is at least 0, a 0-d tensor, or a schedule."""
     if not callable(value):
         non_negative(name, value)
+
+
+def schedule(name: str, value: Any) -> None:
+    """Require a function of the step."""
+    if not callable(value):
+        raise TypeError(
+            f"{name}: expected a function of the step, got {value!r}; "
+            "for a constant use schedules.constant."
+        )
 
 
 def pair(name: str, value: Any) -> None:
@@ -114,12 +126,12 @@ def given(who: str, params: tree.PyTree | None) -> None:
         raise ValueError(f"{who}.update needs the parameters: call update(updates, state, params).")
 
 
-def trainable(params: tree.PyTree) -> None:
+def trainable(params: tree.PyTree, name: str = "params") -> None:
     """Require that every leaf is a tensor of floating-point or complex numbers."""
     for index, leaf in enumerate(tree.leaves(params)):
         if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
             continue
-        path = tree.path_strings(params, "params")[index]
+        path = tree.path_strings(params, name)[index]
         found = f"a tensor of {leaf.dtype}" if isinstance(leaf, Tensor) else f"{leaf!r}"
         raise TypeError(
             f"{path} is {found}; an optimizer moves floating-point and complex tensors only. "

@@ -2,32 +2,51 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
-from ..functional import tree
+from ..functional import stop_gradient, tree
 from . import checks
-from .leafwise import Scalar, leafwise
+from .leafwise import Scalar, leafwise, working
 from .transformation import GradientTransformation, stateless
 
 
 def global_norm(updates: tree.PyTree) -> Tensor:
     """Return the Euclidean norm of all leaves taken as one vector, a 0-d tensor.
 
-    float16 and bfloat16 leaves are summed, and the result kept, in float32.
+    float16 and bfloat16 leaves are summed, and the result kept, in float32. No square overflows or
+    vanishes: each leaf is divided by its largest element first. (Only a norm that itself is beyond
+    the dtype is infinite.)
 
+    Raises
+    ------
+    TypeError
+        A leaf is no tensor of floating-point or complex numbers.
+
+    Examples
+    --------
     >>> global_norm({"w": torch.tensor([3.0]), "b": torch.tensor([4.0], dtype=torch.bfloat16)})
     tensor(5.)
     """
-    halves = (torch.float16, torch.bfloat16)
-    return tree.norm(
-        tree.map(
-            lambda leaf: torch.linalg.vector_norm(
-                leaf, dtype=torch.float32 if leaf.dtype in halves else None
-            ),
-            updates,
-        )
-    )
+    checks.trainable(updates, "updates")
+    norms = [_norm(leaf) for leaf in tree.leaves(updates)]
+    if not norms:
+        return torch.zeros(())
+    dtype = functools.reduce(torch.promote_types, [norm.dtype for norm in norms])
+    return _norm(torch.stack([norm.to(dtype) for norm in norms]))
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Return `m |x / m|` with `m` the largest absolute value in `x`."""
+    x = working(x)
+    if x.numel() == 0:
+        return x.new_zeros(())
+    largest = stop_gradient(x.abs().amax())  # a constant: any other gives the same norm
+    m = torch.where((largest > 0) & largest.isfinite(), largest, torch.ones_like(largest))
+    norm: Tensor = m * torch.linalg.vector_norm(x / m)
+    return norm
 
 
 def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
@@ -55,8 +74,9 @@ def clip_by_global_norm(max_norm: Scalar) -> GradientTransformation:
     def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
         norm = global_norm(updates)
         limit = torch.zeros_like(norm) + max_norm
-        factor = limit / torch.maximum(norm, limit)
-        return leafwise(lambda g: g * factor, {"updates": updates})
+        long = ~(norm <= limit)  # also where the norm is NaN
+        divisor = torch.maximum(norm, limit)
+        return leafwise(lambda g: torch.where(long, g / divisor * limit, g), {"updates": updates})
 
     return stateless(update, "clip_by_global_norm")
 

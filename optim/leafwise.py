@@ -38,6 +38,8 @@ def leafwise(
 
     Raises
     ------
+    TypeError
+        A leaf is no tensor of floating-point or complex numbers.
     ValueError
         A tree differs from the first in structure, or in the shape, dtype or device of a leaf.
 
@@ -50,6 +52,8 @@ def leafwise(
     ({'w': tensor([3.])}, {'w': tensor([-1.])})
     """
     structure, columns = checks.same_leaves(trees, dtypes=same_dtypes)
+    name, first = next(iter(trees.items()))
+    checks.trainable(first, name)
     rows = [_on_leaf(rule, *row) for row in zip(*columns, strict=True)]
     if results == 1:
         return tree.unflatten(structure, [row[0] for row in rows])
@@ -64,14 +68,14 @@ def add_scaled(x: Tensor, y: Tensor, coefficient: Scalar) -> Tensor:
 
 
 def _on_leaf(rule: Callable[..., Any], first: Tensor, *rest: Tensor) -> list[Tensor]:
-    result = rule(_working(first), *[_working(leaf) for leaf in rest])
+    result = rule(working(first), *[working(leaf) for leaf in rest])
     given = result if isinstance(result, tuple) else (result,)
     if first.is_complex():
         return [torch.view_as_complex(value.to(first.dtype.to_real())) for value in given]
     return [value.to(first.dtype) for value in given]
 
 
-def _working(leaf: Tensor) -> Tensor:
+def working(leaf: Tensor) -> Tensor:
     """Return `leaf` in the form in which it is computed with."""
     if leaf.is_complex():
         return torch.view_as_real(leaf)

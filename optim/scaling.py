@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -11,10 +10,8 @@ from ..functional import tree
 from . import checks
 from .leafwise import Scalar, leafwise
 from .moments import first_step
+from .schedules import Schedule
 from .transformation import GradientTransformation, stateless
-
-#: A function of the number of steps taken so far.
-Schedule = Callable[[Tensor], Scalar]
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -50,13 +47,10 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
     >>> updates, state
     ({'w': tensor(2.)}, ScaleByScheduleState(count=tensor(3)))
     """
-    if not callable(schedule):
-        raise TypeError(
-            f"scale_by_schedule: expected a function of the step, got {schedule!r}; "
-            "for a constant use scale."
-        )
+    checks.schedule("schedule", schedule)
 
     def init(params: tree.PyTree) -> ScaleByScheduleState:
+        checks.trainable(params)
         return ScaleByScheduleState(first_step(params))
 
     def update(
@@ -100,7 +94,7 @@ def scale_by_learning_rate(lr: Scalar | Schedule) -> GradientTransformation:
 def _downhill(schedule: Schedule) -> Schedule:
     """Return the schedule `-lr(step)`, whose values are checked to be learning rates."""
 
-    def factor(step: Tensor) -> Scalar:
+    def factor(step: int | Tensor) -> Scalar:
         lr = schedule(step)
         checks.non_negative("lr(step)", lr)
         return -lr

@@ -2,7 +2,8 @@
 
 A schedule maps the number of updates made so far, 0 at the first, to the learning rate of the next
 one. The step is a Python int or a tensor of integers (0-d inside a training step; a whole range of
-them to draw the curve), and the result is a float64 tensor of its shape. Names and arguments are
+them to draw the curve), and the result is a float64 tensor of its shape. (A function of your own
+may return a number or a 0-d tensor.) Names and arguments are
 those of `torch.optim.lr_scheduler`; `lr` is the rate that a scheduler finds in its optimizer.
 """
 
@@ -15,21 +16,22 @@ import torch
 from torch import Tensor
 
 from . import checks
+from .leafwise import Scalar
 
 __all__ = ["Schedule", "constant", "cosine", "join", "linear", "step", "warmup"]
 
 #: `schedule(step) -> learning rate`
-Schedule = Callable[[int | Tensor], Tensor]
+Schedule = Callable[[int | Tensor], Scalar]
 
 
-def constant(lr: float) -> Schedule:
-    """Return the schedule that is `lr` at every step.
+def constant(lr: Scalar) -> Schedule:
+    """Return the schedule that is `lr`, a number or a 0-d tensor, at every step.
 
     >>> constant(0.1)(1000)
     tensor(0.1000, dtype=torch.float64)
     """
     checks.non_negative("lr", lr)
-    return _schedule(lambda t: torch.full_like(t, lr))
+    return _schedule(lambda t: torch.zeros_like(t) + lr)
 
 
 def step(lr: float, step_size: int, gamma: float = 0.1) -> Schedule:
@@ -89,6 +91,8 @@ def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
 
     Raises
     ------
+    TypeError
+        A schedule is no function of the step, or a milestone no int.
     ValueError
         There is not one milestone fewer than schedules, or milestones do not increase.
     """
@@ -97,6 +101,8 @@ def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
             f"milestones: expected one fewer than schedules, got {len(milestones)} for "
             f"{len(schedules)} schedules."
         )
+    for position, schedule in enumerate(schedules):
+        checks.schedule(f"schedules[{position}]", schedule)
     for position, milestone in enumerate(milestones):
         checks.count(f"milestones[{position}]", milestone)
         if position and milestone <= milestones[position - 1]:
@@ -105,9 +111,11 @@ def join(schedules: Sequence[Schedule], milestones: Sequence[int]) -> Schedule:
     def joined(step: int | Tensor) -> Tensor:
         checks.step(step)
         t = torch.as_tensor(step)
-        value = schedules[0](t)
+        zeros = torch.zeros_like(t, dtype=torch.float64)  # a schedule may return a Python number
+        value = zeros + schedules[0](t)
         for milestone, schedule in zip(milestones, schedules[1:], strict=True):
-            value = torch.where(t < milestone, value, schedule(torch.clamp(t - milestone, min=0)))
+            later = zeros + schedule(torch.clamp(t - milestone, min=0))
+            value = torch.where(t < milestone, value, later)
         return value
 
     return joined
@@ -121,9 +129,10 @@ def warmup(schedule: Schedule, total_iters: int, start_factor: float = 1e-3) -> 
     >>> warmup(cosine(1.0, T_max=10), total_iters=4, start_factor=0)(torch.tensor([0, 2, 4, 14]))
     tensor([0.0000, 0.5000, 1.0000, 0.0000], dtype=torch.float64)
     """
+    checks.schedule("schedule", schedule)
     rise = linear(1.0, start_factor, 1.0, total_iters)
 
-    def rising(step: int | Tensor) -> Tensor:
+    def rising(step: int | Tensor) -> Scalar:
         return rise(step) * schedule(0 * step)  # the first value, on the device of the step
 
     return join([rising, schedule], [total_iters])

@@ -63,6 +63,7 @@ def stateless(
     """Make a transformation of `update(updates, params) -> updates`, which remembers nothing."""
 
     def init(params: PyTree) -> EmptyState:
+        checks.trainable(params)
         return EmptyState()
 
     def update_and_state(
@@ -139,6 +140,8 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
 
     Raises
     ------
+    TypeError
+        A leaf is no tensor of floating-point or complex numbers.
     ValueError
         `updates` differs from `params` in structure, in the shape or device of a leaf, or in
         whether it is real, complex or integer; the message names the path.

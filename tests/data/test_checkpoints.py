@@ -138,6 +138,28 @@ def test_the_key_of_the_digest_is_taken(tmp_path):
         data.save_checkpoint(tmp_path / "a.safetensors", {}, {"sha256": "mine"})
 
 
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (3.0, r"expected values\['a'\]\[1\] to be a tensor, got 3\.0"),
+        (torch.ones(2, dtype=torch.complex128), r"values\['a'\]\[1\] is .*torch\.complex128"),
+    ],
+)
+def test_a_leaf_that_cannot_be_written_is_named(tmp_path, leaf, message):
+    with pytest.raises(TypeError, match=message):
+        data.save_checkpoint(tmp_path / "a.safetensors", {"a": [torch.ones(1), leaf]})
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}])
+def test_a_file_of_another_writer_is_said_to_be_one(tmp_path, metadata):
+    from safetensors.torch import save_file
+
+    save_file({"w": torch.ones(2)}, tmp_path / "a.safetensors", metadata)
+    with pytest.raises(ValueError, match="was not written by save_checkpoint"):
+        data.load_checkpoint(tmp_path / "a.safetensors")
+
+
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         data.load_checkpoint(tmp_path / "nothing.safetensors", like={})

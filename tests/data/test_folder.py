@@ -1,5 +1,6 @@
 """Real image files, written with Pillow, loaded through the public function."""
 
+import shutil
 import sys
 
 import numpy as np
@@ -84,7 +85,7 @@ def test_the_classes_and_files_are_torchvisions(stated, torchvision):
 
 def test_hidden_files_and_litter_are_passed_over(stated):
     root, _ = stated
-    for name in ("train/.DS_Store", "train/cat/.hidden.png", "test/cat/Thumbs.db", "readme.txt"):
+    for name in ("train/.DS_Store", "train/cat/.hidden.png", "test/cat/Thumbs.db", "desktop.ini"):
         (root / name).write_text("no image")
     assert [len(ds) for ds in data.image_folder(root)] == [4, 2]
 
@@ -290,6 +291,44 @@ def test_an_image_outside_of_the_classes_is_named(save, stated):
     refuses(ValueError, r"lost\.png lies beside the class folders", root)
 
 
+@pytest.mark.parametrize("name", ["train/notes.txt", "test/z.heic"])
+def test_any_file_beside_the_classes_is_named(stated, name):
+    root, _ = stated
+    (root / name).write_text("")
+    refuses(ValueError, rf"{name} lies beside the class folders", root)
+
+
+def test_what_lies_beside_train_and_test_is_named(save, stated):
+    root, _ = stated
+    save(root / "stray.png", pixels(0, 4, 6, 3))
+    refuses(ValueError, r"stray\.png lies beside train/ and test/", root)
+    (root / "stray.png").unlink()
+    save(root / "val" / "cat" / "1.png", pixels(0, 4, 6, 3))
+    refuses(ValueError, r"val lies beside train/ and test/", root)
+
+
+@pytest.mark.parametrize("link", ["test", "test/cat", "test/cat/a.png"])
+def test_a_file_of_both_parts_is_named(stated, link):
+    root, _ = stated
+    place = root / link
+    if place.is_dir():
+        shutil.rmtree(place)
+    place.symlink_to(root / link.replace("test", "train"))
+    refuses(ValueError, r"train/\w+/\S+ and \S+/test/\w+/\S+ are the same file", root)
+
+
+def test_one_folder_under_the_names_of_two_classes_is_refused(unsplit):
+    (unsplit / "c").symlink_to(unsplit / "a")
+    message = r"a/\d+\.png and \S+c/\d+\.png are the same file"
+    refuses(ValueError, message, unsplit, test_fraction=0.2, key=random.key(0))
+
+
+@pytest.mark.parametrize("fraction", ["0.3", True])
+def test_a_fraction_that_is_no_number_is_refused(unsplit, fraction):
+    message = "expected test_fraction to be a number, got"
+    refuses(TypeError, message, unsplit, test_fraction=fraction, key=random.key(0))
+
+
 def test_sizes_that_differ_are_named(save, stated):
     root, _ = stated
     save(root / "test" / "cat" / "z.png", pixels(0, 6, 4, 3))
@@ -318,7 +357,7 @@ def test_a_film_is_refused(pillow, stated):
     refuses(ValueError, r"film\.gif has 3 frames", root)
 
 
-@pytest.mark.parametrize("size", [0, -1, (3,), (3, 0), (3, 4, 5), 2.5, "8"])
+@pytest.mark.parametrize("size", [0, -1, (3,), (3, 0), (3, 4, 5), 2.5, "8", True, (3, True)])
 def test_an_impossible_size_is_refused(stated, size):
     refuses(ValueError, "expected size to be a positive int or", stated[0], size=size)
 

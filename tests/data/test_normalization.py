@@ -55,6 +55,9 @@ def test_normalize_works_under_vmap_and_compile():
         (torch.zeros(1, 1, 2, 2), [0.5], [float("inf")], ValueError, "finite numbers in std"),
         (torch.zeros(2, 2), [0.5], [1.0], ValueError, "channels, height, width"),
         (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), [0.5], [1.0], TypeError, "uint8.*/ 255"),
+        (torch.zeros(1, 1, 2, 2), 0.5, (0.2,), TypeError, r"mean to be a sequence.*got 0\.5"),
+        (torch.zeros(1, 1, 2, 2), (0.5,), 0.2, TypeError, r"std to be a sequence.*got 0\.2"),
+        (torch.zeros(1, 1, 2, 2), (0.5,), "1", TypeError, "std to be a sequence.*got '1'"),
     ],
 )
 def test_normalize_refuses(images, mean, std, error, message):

@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import purefn.functional as pf
 from purefn import optim
 from purefn.functional import tree
 
@@ -79,6 +80,30 @@ def test_long_half_precision_gradients_are_measured_in_float32():
 def test_what_is_not_finite_shows(bad):
     grads = {"a": torch.tensor([1.0, bad]), "b": torch.tensor(2.0)}
     assert clip(1.0, grads)["a"].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [(torch.float32, 1e25), (torch.float32, 1e-30), (torch.float64, 1e200)],
+)
+@pytest.mark.parametrize("together", [True, False])
+def test_squares_out_of_range_are_measured(dtype, size, together):
+    vector = torch.tensor([3 * size, -4 * size], dtype=dtype)
+    grads = {"a": vector} if together else {"a": vector[0], "b": vector[1:]}
+    assert optim.global_norm(grads).item() == pytest.approx(5 * size, rel=1e-6)
+    clipped = torch.cat([leaf.reshape(-1) for leaf in tree.leaves(clip(size, grads))])
+    expected = torch.tensor([0.6 * size, -0.8 * size], dtype=dtype)
+    torch.testing.assert_close(clipped, expected, rtol=1e-6, atol=0)
+
+
+def test_the_norm_is_differentiated_like_any_other():
+    w = make_gradients(0, 1.0)["w"]
+    expected = w / torch.linalg.vector_norm(w)
+    torch.testing.assert_close(pf.grad(optim.global_norm)(w), expected)
+    by_row = pf.vmap(optim.global_norm)(w)
+    torch.testing.assert_close(by_row, torch.linalg.vector_norm(w, dim=1))
+    _, tangent = pf.jvp(optim.global_norm, (w,), (torch.ones_like(w),))
+    torch.testing.assert_close(tangent, expected.sum())
 
 
 @given(limit=st.floats(1e-3, 10), seed=st.integers(0, 2**32))

@@ -297,6 +297,11 @@ REFUSALS = [
         ValueError,
         "lr: expected a number or a 0-d tensor, got a",
     ),
+    (
+        lambda: optim.sgd(lr=torch.tensor(1, dtype=torch.uint8)),
+        TypeError,
+        "lr: expected a real number, got a tensor of torch.uint8",
+    ),
     (lambda: optim.sgd(lr=torch.tensor(True)), TypeError, "lr: expected a real number, got a"),
     (
         lambda: optim.sgd(momentum=-0.5),

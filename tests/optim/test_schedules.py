@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 import purefn.functional as pf
-from purefn.optim import schedules
+from purefn.optim import scaling, schedules
 
 STEPS = 3000
 LR = 0.37
@@ -128,7 +128,36 @@ def test_cosine_is_its_closed_form(period, low, high):
         assert schedule(step).item() == pytest.approx(expected, rel=1e-12, abs=1e-15)
 
 
+def test_a_constant_may_be_differentiated_batched_and_traced():
+    def rate(lr):
+        return schedules.constant(lr)(torch.tensor(3))
+
+    lr = torch.tensor(0.1, dtype=torch.float64)
+    assert torch.equal(rate(lr), lr)
+    assert pf.grad(rate)(lr) == 1
+    lrs = torch.tensor([0.1, 0.2], dtype=torch.float64)
+    assert torch.equal(pf.vmap(rate)(lrs), lrs)
+    assert torch.equal(pf.jit(rate, backend="aot_eager")(lr), lr)
+
+
+def test_joined_functions_that_return_numbers_give_float64():
+    joined = schedules.join([lambda step: 0.1, lambda step: 0.3], [2])
+    expected = torch.tensor([0.1, 0.1, 0.3], dtype=torch.float64)
+    assert torch.equal(joined(torch.arange(3)), expected)
+    assert torch.equal(joined(2), expected[2])
+
+
+def test_there_is_one_type_of_schedules():
+    assert scaling.Schedule is schedules.Schedule
+
+
 REFUSALS = [
+    (
+        lambda: schedules.join([schedules.constant(0.1), 0.1], [3]),
+        TypeError,
+        "schedules[1]: expected a function of the step, got 0.1",
+    ),
+    (lambda: schedules.warmup(0.1, 5), TypeError, "schedule: expected a function of the step"),
     (lambda: schedules.constant(-0.1), ValueError, "lr: expected a number that is at least 0"),
     (lambda: schedules.constant("0.1"), TypeError, "lr: expected a number or a 0-d tensor"),
     (lambda: schedules.step(0.1, 0), ValueError, "step_size: expected at least 1, got 0"),

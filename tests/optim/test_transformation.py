@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import purefn.functional as pf
 from purefn import optim
 from purefn.functional import tree
 
@@ -177,7 +178,7 @@ def test_state_of_other_parameters_is_refused(name, params):
         PIECES[name].update(tree.ones_like(params), state)
 
 
-@pytest.mark.parametrize("name", ["trace", "scale_by_adam", "scale_by_amsgrad"])
+@pytest.mark.parametrize("name", PIECES)
 @pytest.mark.parametrize(
     ("leaf", "message"),
     [
@@ -188,6 +189,23 @@ def test_state_of_other_parameters_is_refused(name, params):
 def test_parameters_that_cannot_move_are_refused(name, leaf, message):
     with pytest.raises(TypeError, match=message):
         PIECES[name].init({"weight": torch.ones(1), "step": leaf})
+
+
+@pytest.mark.parametrize("leaf", [torch.tensor([3, 4]), 3, 3.0], ids=["integers", "int", "float"])
+@pytest.mark.parametrize("name", ["scale", "scale_by_schedule", "clip", "clip_by_global_norm"])
+def test_updates_that_would_be_truncated_are_refused(name, leaf):
+    state = PIECES[name].init({})
+    with pytest.raises(TypeError, match=r"updates\['n'\] is .*; an optimizer moves floating-point"):
+        PIECES[name].update({"w": torch.ones(1), "n": leaf}, state)
+
+
+def test_updates_of_a_trace_may_be_donated():
+    momentum = optim.trace(0.9)
+    update = pf.jit(momentum.update, donate_argnums=(0, 1), backend="aot_eager")
+    state = momentum.init({"w": torch.zeros(2)})
+    for expected in (1.0, 1.9, 2.71):
+        updates, state = update({"w": torch.ones(2)}, state)
+        torch.testing.assert_close(updates["w"], torch.full((2,), expected))
 
 
 @pytest.mark.parametrize(
