@@ -19,7 +19,7 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.steps
-	$(BIN)/python -m benchmarks.random
+	$(BIN)/python -m benchmarks.random_numbers
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -65,7 +65,7 @@ def randint(
     Examples
     --------
     >>> randint(key(0), (5,), 0, 10)
-    tensor([2, 2, 1, 9, 6], dtype=torch.int32)
+    tensor([9, 0, 2, 3, 1], dtype=torch.int32)
     """
     if dtype not in _PATTERNS:
         raise TypeError(f"randint: expected dtype to be an integer dtype, got {dtype}.")
@@ -152,7 +152,7 @@ def _unsigned_remainder(x: Tensor, divisor: Tensor) -> Tensor:
     remainder = x - quotient * divisor
     # Flipping the sign bit turns the unsigned order into the signed one.
     short = (remainder ^ information.min) >= (divisor ^ information.min)
-    return torch.where(short & (divisor != 0), remainder - divisor, remainder)
+    return torch.where(short, remainder - divisor, remainder)
 
 
 def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool = False) -> Tensor:
@@ -171,7 +171,7 @@ def permutation(key: Tensor, x: int | Tensor, axis: int = 0, independent: bool =
     Examples
     --------
     >>> permutation(key(0), 5)
-    tensor([2, 4, 0, 1, 3], dtype=torch.int32)
+    tensor([0, 1, 4, 3, 2], dtype=torch.int32)
     """
     check_key("permutation", key)
     if isinstance(x, int) and not isinstance(x, bool):
@@ -218,7 +218,7 @@ def categorical(key: Tensor, logits: Tensor, axis: int = -1, shape: Shape | None
     Examples
     --------
     >>> categorical(key(0), torch.tensor([0.0, 1.0, 2.0]), shape=(6,))
-    tensor([1, 2, 2, 1, 2, 0], dtype=torch.int32)
+    tensor([1, 1, 2, 1, 2, 2], dtype=torch.int32)
     """
     check_key("categorical", key)
     _check_floating("categorical", "logits", logits)
@@ -263,7 +263,7 @@ def choice(
     Examples
     --------
     >>> choice(key(0), torch.tensor([10, 20, 30]), (4,))
-    tensor([30, 30, 20, 30])
+    tensor([20, 10, 30, 20])
     """
     check_key("choice", key)
     shape = check_shape("choice", shape)

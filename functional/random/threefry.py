@@ -111,7 +111,7 @@ def bits(key: Tensor, shape: Shape = (), dtype: torch.dtype = torch.uint32) -> T
     dtype: the narrow ones are the low bits of what uint32 gives.
 
     >>> bits(key(0), (2,))
-    tensor([4070199207, 3585301970], dtype=torch.uint32)
+    tensor([4070199207, 4202968722], dtype=torch.uint32)
     """
     if dtype not in _SIGNED:
         raise TypeError(
