@@ -45,7 +45,8 @@ def plan_donation(run: AbstractRun, donated: Sequence[int]) -> DonationPlan:
     """Pair outputs with donated inputs of the same shape, dtype and device.
 
     An input that an output is a view of is left alone, and so is one of which an output may be a
-    mere copy: inductor (2.13) takes `b = a.clone()` for `a`, and would read `a` after a write.
+    mere copy: inductor (2.13) takes `b = a.clone()` for `a`, and would read `a` after a write. For
+    the same reason what is made of one donated input alone goes into no other's memory.
     """
     fakes, outputs, dependencies = run
     candidates = {j: out for j, out in enumerate(outputs) if isinstance(out, Tensor)}
@@ -65,7 +66,8 @@ def plan_donation(run: AbstractRun, donated: Sequence[int]) -> DonationPlan:
     free = [i for i in donated if i not in kept and not copies[i]]
     for j, out in candidates.items():
         fitting = next((i for i in free if _like(out, fakes[i])), None)
-        if j not in buffers and fitting is not None:
+        alone = len(dependencies.of(out)) == 1 and dependencies.of(out) <= set(donated)
+        if j not in buffers and fitting is not None and not alone:
             buffers[j] = fitting
             free.remove(fitting)
     unused = [i for i in donated if i not in kept and i not in buffers.values()]

@@ -115,6 +115,25 @@ def test_results_are_those_without_donation(fun, backend):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "fun",
+    [
+        lambda a, b: (a * 2 + 1, a.clone()[0]),
+        lambda a, b: (a * 2 + b, a[0].clone()),
+        lambda a, b: (a * 2 + b, a.clone().t(), a[1].clone()),
+        lambda a, b: (torch.cat([a, b[None]])[0], torch.cat([a[1:], b[None]])),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::purefn.functional.DonationWarning")
+def test_a_copied_part_of_one_input_is_no_new_value_in_the_memory_of_another(fun, backend):
+    a, b = torch.arange(6.0).reshape(2, 3) + 1, torch.arange(3.0) + 10
+    expected = fun(a.clone(), b.clone())
+    result = pf.jit(fun, donate_argnums=(0, 1), backend=backend)(a, b)
+    for ours, theirs in zip(result, expected, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 OPERATIONS = {
     "copy": lambda x, y: x.clone(),
     "same": lambda x, y: x,
