@@ -18,12 +18,11 @@ from .autodiff import (
     vjp,
 )
 from .batching import vmap
-from .staging import DonationWarning, Jitted, RetraceWarning, TraceError, disable_jit, jit
+from .staging import DonationWarning, Jitted, TraceError, disable_jit, jit
 
 __all__ = [
     "DonationWarning",
     "Jitted",
-    "RetraceWarning",
     "ShapeDtype",
     "TraceError",
     "disable_jit",

@@ -5,6 +5,6 @@ call, `donation` lets outputs take the memory of inputs, `errors` says what went
 """
 
 from .compilation import Jitted, disable_jit, jit
-from .errors import DonationWarning, RetraceWarning, TraceError
+from .errors import DonationWarning, TraceError
 
-__all__ = ["DonationWarning", "Jitted", "RetraceWarning", "TraceError", "disable_jit", "jit"]
+__all__ = ["DonationWarning", "Jitted", "TraceError", "disable_jit", "jit"]

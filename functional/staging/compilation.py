@@ -11,10 +11,11 @@ from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
+from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
-from . import arguments
-from .program import Program
+from . import arguments, backends
+from .program import Program, Settings, trace_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -45,19 +46,13 @@ def disable_jit() -> Iterator[None]:
 class Jitted(Generic[P, R]):
     """A function with its compiled programs; made by `jit`."""
 
-    def __init__(
-        self,
-        fun: Callable[P, R],
-        names: arguments.Signature,
-        backend: str | Callable[..., Any],
-        options: dict[str, Any],
-    ) -> None:
+    def __init__(self, fun: Callable[P, R], names: arguments.Signature, settings: Settings) -> None:
         functools.update_wrapper(self, fun)
         self._fun = fun
         self._names = names
-        self._backend = backend
-        self._options = options
+        self._settings = settings
         self._programs: dict[Any, Program] = {}
+        self._last: dict[Any, tuple[TensorGuards, GlobalStateGuard, Program]] = {}
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program for arguments of this kind, tracing and compiling it if it is new."""
@@ -65,16 +60,27 @@ class Jitted(Generic[P, R]):
             return self._fun(*args, **kwargs)
         call, static = arguments.split_static(self._names, (args, kwargs))
         leaves, structure = tree.flatten(call)
-        tensors = arguments.as_tensors(self._names, leaves, structure)
-        key = (structure, static, tuple(map(_kind, tensors)), torch.is_grad_enabled())
+        if not _PLAIN.issuperset(map(type, leaves)):
+            leaves = arguments.as_tensors(self._names, leaves, structure)
+        last = self._last.get((structure, static))
+        if last is not None and last[0].check(*leaves) and last[1].check():
+            return cast(R, last[2](leaves))
+        key = (structure, static, tuple(map(_kind, leaves)), _state())
         program = self._programs.get(key)
-        if program is not None:
-            return cast(R, program(tensors))
-        fun = arguments.with_static(self._fun, static)
-        program = Program(fun, self._names, structure, self._backend, self._options)
-        outputs = program(tensors)
+        if program is None:
+            program = self._compile(leaves, structure, static)
+        guards = TensorGuards(*leaves, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        outputs = program(leaves)
         self._programs[key] = program
+        self._last[structure, static] = (guards, GlobalStateGuard(), program)
         return cast(R, outputs)
+
+    def _compile(
+        self, leaves: list[Tensor], structure: tree.Structure, static: arguments.StaticArguments
+    ) -> Program:
+        fun = arguments.with_static(self._fun, static)
+        traced = trace_call(fun, self._names, structure, leaves)
+        return Program(traced, self._names, structure, leaves, self._settings)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -82,11 +88,12 @@ class Jitted(Generic[P, R]):
     @property
     def trace_count(self) -> int:
         """How many times the function has been traced, which is how many programs were compiled."""
-        return sum(program.trace_count for program in self._programs.values())
+        return len(self._programs)
 
     def clear_cache(self) -> None:
         """Forget every compiled program."""
         self._programs.clear()
+        self._last.clear()
 
 
 @overload
@@ -186,8 +193,8 @@ def jit(
     if not callable(fun):
         raise TypeError(f"jit: expected a function, got {type(fun).__name__}.")
     names = arguments.signature(fun, static_argnums, static_argnames, donate_argnums)
-    mode_options = torch._inductor.list_mode_options(mode) if mode else {}
-    return Jitted(fun, names, backend, {**mode_options, **(options or {})})
+    settings = Settings(backend, backends.compile_options(mode, options))
+    return Jitted(fun, names, settings)
 
 
 def _inlined() -> bool:
@@ -197,6 +204,24 @@ def _inlined() -> bool:
         or torch._C._functorch.peek_interpreter_stack() is not None
         or torch._C._len_torch_dispatch_stack() > 0
     )
+
+
+_PLAIN = {Tensor, torch.nn.Parameter}
+
+
+def _state() -> tuple[Any, ...]:
+    """Return the settings of torch that a trace depends on."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+        *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS),
+    )
+
+
+_KINDS = ("cpu", "cuda")
 
 
 def _kind(tensor: Tensor) -> tuple[Any, ...]:

@@ -29,20 +29,12 @@ class DonatedTensor(Tensor):
         )
 
 
-def lend(leaves: list[Tensor], donated: Sequence[int], name: Callable[[int], str]) -> list[Tensor]:
-    """Return `leaves` with the donated ones replaced by tensors that a program may overwrite.
-
-    These alias the caller's storage, unless something else looks at that storage too (a view, a
-    module's parameter, a numpy array, an autograd graph) or its own elements overlap: then they are
-    copies, so that what else looks there never sees a new value.
-
-    Raises
-    ------
-    ValueError
-        A donated leaf is also another leaf of the call, or requires a gradient.
-    """
-    if not donated:
-        return leaves
+def refuse_repeated(
+    leaves: Sequence[Tensor], donated: Sequence[int], name: Callable[[int], str]
+) -> None:
+    """Raise a `ValueError` where a donated leaf is also another leaf of the call."""
+    if len(set(map(id, leaves))) == len(leaves):
+        return
     owners = {id(leaves[index]): index for index in reversed(donated)}
     for index, leaf in enumerate(leaves):
         owner = owners.get(id(leaf), index)
@@ -51,15 +43,49 @@ def lend(leaves: list[Tensor], donated: Sequence[int], name: Callable[[int], str
                 f"jit: {name(owner)} is donated, and {name(index)} is the same tensor. Donate each "
                 "tensor once and pass it nowhere else, or .clone() one of them."
             )
-    lent = list(leaves)
+
+
+def refuse_gradients(
+    leaves: Sequence[Tensor], donated: Sequence[int], name: Callable[[int], str]
+) -> None:
+    """Raise a `ValueError` where a donated leaf requires a gradient."""
     for index in donated:
-        lent[index] = _lend(leaves[index], index, name)
-    return lent
+        if leaves[index].requires_grad:
+            raise ValueError(
+                f"jit: {name(index)} is donated but requires a gradient; donate plain tensors "
+                "(.detach()), and differentiate with pf.grad inside the function."
+            )
+
+
+def is_watched(tensor: Tensor) -> bool:
+    """Say whether something else looks at the memory of `tensor`.
+
+    A view, a module's parameter, a numpy array, an autograd graph: they must never see a new value.
+    """
+    storage = tensor.untyped_storage()
+    return (
+        tensor._use_count() != _UNWATCHED[0]  # type: ignore[attr-defined]
+        or _storage_use_count(storage._cdata) != _UNWATCHED[1]
+        or not storage.resizable()
+    )
+
+
+_storage_use_count = torch._C._storage_Use_Count
+
+
+def _holders(tensor: Tensor) -> tuple[int, int]:
+    """Count who holds `tensor` and its storage, the wrapper of the storage made here included."""
+    storage = tensor.untyped_storage()
+    holders: int = tensor._use_count()  # type: ignore[attr-defined]
+    return holders, int(_storage_use_count(storage._cdata))
+
+
+_UNWATCHED = _holders(torch.empty(1))
 
 
 def bury(tensor: Tensor, lent: Tensor) -> None:
-    """Make `tensor` raise at any later use, and free it of the memory that was lent."""
-    if lent.untyped_storage()._cdata == tensor.untyped_storage()._cdata:
+    """Make a donated tensor raise at any later use, and free it of the memory if that was lent."""
+    if lent is tensor:
         # What reaches the tensor past Python finds no element, rather than new values.
         tensor.data = _empty(tensor.device)
     tensor.__class__ = DonatedTensor
@@ -68,24 +94,3 @@ def bury(tensor: Tensor, lent: Tensor) -> None:
 @functools.cache
 def _empty(device: torch.device) -> Tensor:
     return torch.empty(0, device=device)
-
-
-def _lend(tensor: Tensor, index: int, name: Callable[[int], str]) -> Tensor:
-    if tensor.requires_grad:
-        raise ValueError(
-            f"jit: {name(index)} is donated but requires a gradient; donate plain tensors "
-            "(.detach()), and differentiate with pf.grad inside the function."
-        )
-    ours_alone = _watchers(tensor) == _WATCHERS and tensor.untyped_storage().resizable()
-    alias = tensor.detach()
-    return alias if ours_alone and not torch._debug_has_internal_overlap(tensor) else alias.clone()
-
-
-def _watchers(tensor: Tensor) -> tuple[int, int]:
-    """Count who holds `tensor` and its storage, the wrapper of the storage made here included."""
-    storage = tensor.untyped_storage()
-    holders: int = tensor._use_count()  # type: ignore[attr-defined]
-    return holders, int(torch._C._storage_Use_Count(storage._cdata))
-
-
-_WATCHERS = _watchers(torch.empty(1))

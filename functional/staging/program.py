@@ -1,206 +1,322 @@
-"""One compiled program for one key."""
+"""One compiled program for one kind of arguments."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-import optree
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import Tensor, fx
 
 from .. import tree
 from ..border import tensor_leaves
-from . import arguments, donation
-from .aliasing import DonationPlan, plan_donation, run_abstractly
-from .errors import TRACE_FAILURES, DonationWarning, RetraceWarning, explain, quiet
+from . import arguments, backends, donation, graphs, schedule, tails
+from .aliasing import plan_donation
+from .control import is_control
+from .errors import DonationWarning, explain
+from .surroundings import unchanged
+from .tracing import Trace, trace
 
-_LEAF = re.compile(r"(L\['l\d+'\]|l\d+)($|\W)")
+
+class Settings(NamedTuple):
+    """How programs are compiled."""
+
+    backend: backends.Backend
+    options: Mapping[str, Any]
+
+
+def trace_call(
+    fun: Callable[..., Any],
+    names: arguments.Signature,
+    structure: tree.Structure,
+    leaves: Sequence[Tensor],
+) -> Trace:
+    """Trace `fun` for a call whose `(args, kwargs)` have the given structure and leaves.
+
+    Raises
+    ------
+    TraceError
+        The function looks at a value, or changes something that is not its own.
+    ValueError
+        The function writes an argument.
+    """
+
+    def interpret(tensors: Sequence[Tensor]) -> tree.PyTree:
+        args, kwargs = tree.unflatten(structure, tensors)
+        return tensor_leaves("jit", "output", fun(*args, **kwargs))
+
+    try:
+        with unchanged(names.fun, names.name):
+            traced = trace(interpret, leaves)
+    except Exception as error:
+        explained = explain(error, names.name)
+        if explained is error:
+            raise
+        raise explained from error
+    for index, operation in traced.written.items():
+        is_argument = index < len(leaves)
+        what = "its argument" if is_argument else "a tensor that it did not make:"
+        which = leaf_name(names, structure, index) if is_argument else "one it captured"
+        raise ValueError(
+            f"jit({names.name}) writes into {what} {which} ({operation}). A jitted function is "
+            "pure: compute a new tensor and return it."
+        )
+    return traced
+
+
+def leaf_name(names: arguments.Signature, structure: tree.Structure, index: int) -> str:
+    """Return what the user calls a leaf of `(args, kwargs)`."""
+    return arguments.leaf_name(names, structure.accessors()[index])
 
 
 class Program:
-    """A function compiled for one structure of arguments: takes their leaves, returns its outputs.
+    """A traced function, compiled: takes the leaves of a call, returns its outputs.
 
-    Dynamo keeps what it compiled with the code object, so every program has one of its own: it is
-    written out as source, `def program(l0, l1): return finish(call({'w': l0, 'b': l1}))`, which is
-    also the cheapest way to put arguments together again. Guards on the leaves are dropped, since
-    the key has decided. Guards on globals and captured variables stay: when one fails, the function
-    is traced again and `trace_count` grows.
+    The graph is compiled without its elementwise tail (`tails`), whose kernels then run on the
+    results; a donated input receives its output from the one or the other. Outputs that are inputs
+    pass by the compiler.
     """
 
     def __init__(
         self,
-        call: Callable[..., Any],
+        traced: Trace,
         names: arguments.Signature,
         structure: tree.Structure,
-        backend: str | Callable[..., Any],
-        options: dict[str, Any],
+        leaves: Sequence[Tensor],
+        settings: Settings,
     ) -> None:
-        self.trace_count = 0
-        self._call = call
-        self._names = names
-        self._structure = structure
+        self.traced = traced
+        self.names, self.structure = names, structure
+        self._captured = traced.captured
         self._donated = arguments.donated_leaves(names, structure)
-        self._backend = backend
-        self._options = {**options, "guard_filter_fn": self._count_and_filter}
-        self._returns_inputs = False
-        self._run: Callable[..., Any] | None = None
+        self._overlapping = {i for i in self._donated if _overlaps(leaves[i])}
+        self._is_differentiable = torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (*leaves, *traced.captured)
+        )
+        donation.refuse_gradients(leaves, self._donated, self._leaf_name)
+        donated = [] if self._is_differentiable else self._donated
+        self._buffers, unused = plan_donation(traced.graph, donated)
+        self._warn_of_unused(unused if donated else self._donated)
+        self._compile(leaves, settings)
 
-    def __call__(self, tensors: list[Tensor]) -> Any:
+    def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
-        lent = donation.lend(tensors, self._donated, self._leaf_name)
-        traces = self.trace_count
-        try:
-            outputs = self._run(*lent) if self._run else self._first_run(lent)
-        except TRACE_FAILURES as error:
-            raise explain(error, self._names.name, lambda: self._abstract(lent)) from error
-        if self.trace_count > traces > 0:
-            warnings.warn(
-                f"jit({self._names.name}) was traced again for arguments of a known kind: a global "
-                "or a captured variable has changed. Pass it as an argument.",
-                RetraceWarning,
-                stacklevel=3,
-            )
+        given = self._lend(leaves) if self._donated else leaves
+        inputs = [*given, *self._captured]
+        outputs: list[Any] = [None] * self._size
+        for index, source in self._passed:
+            outputs[index] = _alias(inputs[source])
+        for index, source in self._buffers.items():
+            outputs[index] = inputs[source].detach()
+        for index, shape, options in self._fresh:
+            outputs[index] = torch.empty(shape, **options)
+        values = self._run([inputs[index] for index in self._reads])
+        for index, value in zip(self._computed, values, strict=False):
+            outputs[index] = value
+        for index, source in self._repeated:
+            outputs[index] = outputs[source].clone()
+        places = {"inputs": inputs, "values": values, "outputs": outputs}
+        for kernel, slots in self._kernels:
+            kernel([places[slot.source][slot.index] for slot in slots])
         for index in self._donated:
-            donation.bury(tensors[index], lent[index])
-        if self._returns_inputs:
-            inputs = {id(tensor) for tensor in tensors}
-            outputs = tree.map(lambda out: out.view_as(out) if id(out) in inputs else out, outputs)
-        return outputs
+            donation.bury(leaves[index], given[index])
+        return tree.unflatten(self.traced.structure, outputs)
 
-    def _first_run(self, tensors: list[Tensor]) -> Any:
-        """Trace, compile and run; say which donation was for nothing."""
-        tensors = _distinct(tensors)
-        with quiet():
-            plan = self._plan(tensors)
-            run = torch.compile(
-                _write(self._call, self._structure, plan.buffers),
-                fullgraph=True,
-                dynamic=False,
-                backend=self._backend,
-                options=self._options,
-            )
-            outputs = run(*tensors)
-        if plan.unused:
+    def _lend(self, leaves: list[Tensor]) -> list[Tensor]:
+        """Return the leaves with copies of those that something else looks at."""
+        donation.refuse_repeated(leaves, self._donated, self._leaf_name)
+        lent = list(leaves)
+        for index in self._donated:
+            if donation.is_watched(leaves[index]) or index in self._overlapping:
+                lent[index] = leaves[index].clone()
+        return lent
+
+    def _compile(self, leaves: Sequence[Tensor], settings: Settings) -> None:
+        """Decide where each output comes from, and compile what computes them."""
+        graph = _copy(self.traced.graph)
+        results = graphs.results(graph)
+        inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
+        first = {node: results.index(node) for node in results}
+        self._size = len(results)
+        self._passed = [(j, inputs[node]) for j, node in enumerate(results) if node in inputs]
+        self._repeated = [
+            (j, first[node])
+            for j, node in enumerate(results)
+            if node not in inputs and first[node] != j
+        ]
+        aside = {j for j, _ in self._passed} | {j for j, _ in self._repeated}
+        wanted = [j for j in range(self._size) if j not in aside]
+        graph.output_node().args = (tuple(results[j] for j in wanted),)
+        if self._is_differentiable:
+            reads = [*leaves, *self._captured]
+            self._run = backends.differentiable(graph, reads, *settings)
+            self._reads, self._computed = list(range(len(reads))), wanted
+            self._kernels, self._fresh = [], []
+            return
+        buffers = {wanted.index(j): i for j, i in self._buffers.items()}
+        compiled = compile_pure(graph, self.traced, settings, buffers, self._donated)
+        self._run, self._reads = compiled.run, compiled.reads
+        self._computed = [wanted[j] for j in compiled.computed]
+        self._fresh = [(wanted[j], *_memory(results[wanted[j]])) for j in compiled.fresh]
+        self._kernels = [
+            (kernel, [_moved(slot, wanted) for slot in slots]) for kernel, slots in compiled.kernels
+        ]
+
+    def _warn_of_unused(self, unused: Sequence[int]) -> None:
+        if unused:
             warnings.warn(
-                f"jit({self._names.name}): no output has the shape, dtype and device of the "
-                f"donated {', '.join(map(self._leaf_name, plan.unused))}.",
+                f"jit({self.names.name}): no output has the shape, dtype and device of the "
+                f"donated {', '.join(map(self._leaf_name, unused))}.",
                 DonationWarning,
                 stacklevel=4,
             )
-        inputs = {id(tensor) for tensor in tensors}
-        self._returns_inputs = any(id(out) in inputs for out in tree.leaves(outputs))
-        self._run = run
-        return outputs
-
-    def _plan(self, tensors: list[Tensor]) -> DonationPlan:
-        run = run_abstractly(self._interpret, tensors)
-        if run is None:
-            return DonationPlan({}, list(self._donated))
-        for index, operation in run.dependencies.written.items():
-            raise ValueError(
-                f"jit({self._names.name}) writes into its argument {self._leaf_name(index)} "
-                f"({operation}). A jitted function is pure: compute a new tensor and return it."
-            )
-        return plan_donation(run, self._donated)
-
-    def _abstract(self, tensors: Sequence[Tensor]) -> None:
-        """Run the function on tensors without values, outside the compiler."""
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            _finish(self._interpret([mode.from_tensor(tensor) for tensor in tensors]), {})
-
-    def _interpret(self, tensors: Sequence[Tensor]) -> Any:
-        args, kwargs = tree.unflatten(self._structure, tensors)
-        return self._call(*args, **kwargs)
 
     def _leaf_name(self, index: int) -> str:
-        return arguments.leaf_name(self._names, self._structure.accessors()[index])
-
-    def _count_and_filter(self, guards: Sequence[Any]) -> list[bool]:
-        """Note that Dynamo traces, since it asks once each time, and drop the guards on leaves."""
-        self.trace_count += 1
-        return [_LEAF.match(guard.name) is None for guard in guards]
+        return leaf_name(self.names, self.structure, index)
 
 
-def _distinct(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Return tensors of which none is another, nor one that the function has captured.
-
-    Dynamo would take such a pair for one tensor, and the program would do so for ever.
+class Compiled(NamedTuple):
+    """A compiled graph: `run` reads the inputs `reads` and returns the outputs `computed`, then
+    what the kernels read; these write the other outputs, of which `fresh` have no memory yet.
     """
-    return [
-        leaf.detach()
-        if not leaf.requires_grad
-        # A leaf of an autograd graph stays one, where it can.
-        else leaf
-        if all(leaf is not other for other in tensors[:index])
-        else leaf.view_as(leaf)
-        for index, leaf in enumerate(tensors)
-    ]
+
+    run: backends.Runner
+    reads: list[int]
+    computed: list[int]
+    fresh: list[int]
+    kernels: list[tuple[Any, list[tails.Slot]]]
 
 
-def _write(
-    call: Callable[..., Any], structure: tree.Structure, buffers: dict[int, int]
-) -> Callable[..., Any]:
-    """Return the function `program(l0, l1, ...)`, freshly compiled from source."""
-    names = [f"l{index}" for index in range(structure.num_leaves)]
-    scope: dict[str, Any] = {"call": call, "finish": _finish}
-    arguments = structure.walk(names, lambda *node: _expression(scope, *node))
-    targets = ", ".join(f"{output}: {names[index]}" for output, index in buffers.items())
-    exec(
-        f"def program({', '.join(names)}):\n"
-        f"    args, kwargs = {arguments}\n"
-        f"    return finish(call(*args, **kwargs), {{{targets}}})\n",
-        scope,
+def compile_pure(
+    graph: fx.Graph,
+    traced: Trace,
+    settings: Settings,
+    buffers: Mapping[int, int],
+    donated: Sequence[int],
+    *,
+    outline: bool = True,
+) -> Compiled:
+    """Compile a graph; the outputs `buffers` go into the memory of inputs and are not returned."""
+    has_control = any(is_control(node) for node in graph.nodes)
+    to_inductor = settings.backend == "inductor" and not has_control
+    if not has_control:
+        graph = graphs.functional(graph, traced.mode)
+    if to_inductor:
+        graph = graphs.decompose(graph, traced.mode, backends.decompositions())
+    size = len(graphs.results(graph))
+    tail = tails.split(graph, buffers, donated) if to_inductor and outline else tails.NONE
+    rest = [j for j in range(size) if j not in tail.outputs]
+    inside = {rest.index(j): i for j, i in buffers.items() if j not in tail.outputs}
+    sources = graphs.placeholders(graph)
+    if has_control:
+        run = _staged(graph, traced, settings, inside)
+        reads = list(range(len(sources)))
+    else:
+        written = _write_at_end(graph, inside)
+        reads = _drop_unused(graph)
+        places = [reads.index(i) for i in written]
+        run = backends.compile_graph(graph, traced.mode, *settings, written=places)
+    return Compiled(
+        run,
+        reads,
+        [j for j in rest if j not in buffers],
+        [j for j in tail.outputs if j not in buffers],
+        tail.kernels,
     )
-    program: Callable[..., Any] = scope["program"]
-    return program
 
 
-def _expression(scope: dict[str, Any], kind: type, data: Any, children: Sequence[str]) -> str:
-    """Return the source that builds one container from the source of its children."""
-    if kind is type(None):
-        return "None"
-    inside = "".join(f"{child}, " for child in children)
-    if kind is tuple:
-        return f"({inside})"
-    if kind is list:
-        return f"[{inside}]"
-    if kind is dict:
-        return _dict(scope, data, children)
-    if kind is OrderedDict:
-        return f"{_bind(scope, kind)}({_dict(scope, data, children)})"
-    if kind is defaultdict:
-        factory, keys = data
-        return f"{_bind(scope, kind)}({_bind(scope, factory)}, {_dict(scope, keys, children)})"
-    if optree.is_namedtuple_class(kind):
-        return f"{_bind(scope, kind)}({inside})"
-    if optree.is_structseq_class(kind):
-        return f"{_bind(scope, kind)}(({inside}))"
-    entry: Any = optree.register_pytree_node.get(kind, namespace=tree.NAMESPACE)
-    return f"{_bind(scope, entry.unflatten_func)}({_bind(scope, data)}, ({inside}))"
+def _write_at_end(graph: fx.Graph, buffers: Mapping[int, int]) -> list[int]:
+    """Let the graph write outputs into inputs instead of returning them; return those inputs."""
+    inputs, results = graphs.placeholders(graph), graphs.results(graph)
+    with graph.inserting_before(graph.output_node()):
+        for j, i in buffers.items():
+            copy = graph.call_function(torch.ops.aten.copy_.default, (inputs[i], results[j]))
+            copy.meta["val"] = inputs[i].meta["val"]
+    rest = tuple(node for j, node in enumerate(results) if j not in buffers)
+    graph.output_node().args = (rest,)
+    return list(buffers.values())
 
 
-def _dict(scope: dict[str, Any], keys: Sequence[Any], children: Sequence[str]) -> str:
-    names = [repr(key) if type(key) is str else _bind(scope, key) for key in keys]
-    return f"{{{', '.join(f'{n}: {c}' for n, c in zip(names, children, strict=True))}}}"
+def _drop_unused(graph: fx.Graph) -> list[int]:
+    """Remove the inputs that nothing reads; return the positions of the others."""
+    used = []
+    for index, node in enumerate(graphs.placeholders(graph)):
+        if node.users:
+            used.append(index)
+        else:
+            graph.erase_node(node)
+    return used
 
 
-def _bind(scope: dict[str, Any], value: Any) -> str:
-    name = f"c{len(scope)}"
-    scope[name] = value
-    return name
+def _staged(
+    graph: fx.Graph, traced: Trace, settings: Settings, buffers: Mapping[int, int]
+) -> backends.Runner:
+    """Compile a graph with loops piece by piece; outputs are copied into their buffers at the end."""
+
+    def compile_trace(inner: Trace) -> backends.Runner:
+        return compile_whole(inner, settings)
+
+    steps = schedule.cut(graph)
+    runs = [
+        compile_whole(traced._replace(graph=step.work), settings)
+        if isinstance(step.work, fx.Graph)
+        else step.work.compiled(compile_trace)
+        for step in steps
+    ]
+    run_all = schedule.sequence(graph, steps, runs)
+
+    def run(inputs: list[Tensor]) -> list[Tensor]:
+        results = run_all(inputs)
+        for j, i in buffers.items():
+            inputs[i].copy_(results[j])
+        return [result for j, result in enumerate(results) if j not in buffers]
+
+    return run
 
 
-def _finish(outputs: Any, buffers: Mapping[int, Tensor]) -> Any:
-    """Make every output leaf a tensor, and write those that have a buffer into it; traced."""
-    outputs = tensor_leaves("jit", "output", outputs)
-    if not buffers:
+def compile_whole(traced: Trace, settings: Settings) -> backends.Runner:
+    """Compile a graph that donates nothing: takes all its inputs, returns all its outputs."""
+    graph = _copy(traced.graph)
+    results = graphs.results(graph)
+    inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
+    passed = [(j, inputs[node]) for j, node in enumerate(results) if node in inputs]
+    wanted = list(dict.fromkeys(node for node in results if node not in inputs))
+    graph.output_node().args = (tuple(wanted),)
+    place = [(j, wanted.index(node)) for j, node in enumerate(results) if node not in inputs]
+    compiled = compile_pure(graph, traced, settings, {}, (), outline=False)
+
+    def run(given: list[Tensor]) -> list[Tensor]:
+        values = compiled.run([given[i] for i in compiled.reads])
+        outputs: list[Any] = [None] * len(results)
+        for j, i in passed:
+            outputs[j] = given[i]
+        for j, i in place:
+            outputs[j] = values[i]
         return outputs
-    leaves, structure = tree.flatten(outputs)
-    for index, buffer in buffers.items():
-        leaves[index] = buffer.copy_(leaves[index])
-    return tree.unflatten(structure, leaves)
+
+    return run
+
+
+def _copy(graph: fx.Graph) -> fx.Graph:
+    copy = fx.Graph()
+    outputs = copy.graph_copy(graph, {})
+    copy.output(outputs)
+    return copy
+
+
+def _memory(node: fx.Node) -> tuple[torch.Size, dict[str, Any]]:
+    value = node.meta["val"]
+    return value.shape, {"dtype": value.dtype, "device": value.device}
+
+
+def _moved(slot: tails.Slot, wanted: Sequence[int]) -> tails.Slot:
+    return slot._replace(index=wanted[slot.index]) if slot.source == "outputs" else slot
+
+
+def _alias(tensor: Tensor) -> Tensor:
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach()
+
+
+def _overlaps(tensor: Tensor) -> bool:
+    return bool(torch._debug_has_internal_overlap(tensor))

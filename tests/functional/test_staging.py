@@ -253,21 +253,6 @@ def test_a_jit_made_inside_a_jitted_function():
     assert fun(torch.arange(3.0)).item() == 8
 
 
-def test_a_retrace_that_fails_is_explained_too():
-    setting = {"shape": (3,)}
-
-    def fun(x):
-        if x.shape != setting["shape"]:
-            raise RefusedError("another shape")
-        return x * 2
-
-    jitted = pf.jit(fun, backend="eager")
-    jitted(torch.ones(3))
-    setting["shape"] = (4,)
-    with pytest.raises(RefusedError, match="another shape"):
-        jitted(torch.ones(3))
-
-
 def test_static_arguments_by_position_name_and_default():
     def power(x, n=2, *, negate=False):
         assert isinstance(n, int)
@@ -370,17 +355,6 @@ def test_an_output_that_is_an_input_is_a_tensor_of_its_own():
     assert torch.equal(result["same"], x)
 
 
-def test_a_changed_global_is_seen_counted_and_warned_about():
-    setting = {"scale": 1.0}
-    fun = pf.jit(lambda x: x * setting["scale"], backend="eager")
-    assert torch.equal(fun(torch.ones(2)), torch.ones(2))
-    setting["scale"] = 3.0
-    with pytest.warns(pf.RetraceWarning, match="captured variable has changed"):
-        result = fun(torch.ones(2))
-    assert torch.equal(result, torch.full((2,), 3.0))
-    assert fun.trace_count == 2
-
-
 @pytest.mark.slow
 def test_generated_code_agrees_with_eager():
     def step(params, x, rate):
@@ -405,7 +379,7 @@ def branching(x):
     ("fun", "error", "message"),
     [
         (branching, pf.TraceError, r"test_staging.py:\d+, in branching: `if x.sum\(\) > 0:`"),
-        (branching, pf.TraceError, r"torch\.where.*torch\.cond"),
+        (branching, pf.TraceError, r"torch\.where.*pf\.cond"),
         (lambda x: int(x.sum()) * [1], pf.TraceError, "test_staging.py"),
         (lambda x: x @ torch.ones(7), RuntimeError, "7"),
         (lambda x: {"a": [x, "text"]}, TypeError, r"output\['a'\]\[1\] = 'text'"),
@@ -463,11 +437,10 @@ def test_static_arguments_are_checked():
         pf.jit(torch.ones(2))
 
 
-def test_every_combination_of_modes_compiles():
-    """`mode` and `options` reach the compiler; torch refuses what it does not know."""
-    with pytest.raises(RuntimeError, match="no_such_option"):
+def test_unknown_modes_and_options_are_refused():
+    with pytest.raises(ValueError, match="no_such_option"):
         pf.jit(lambda x: x + 1, options={"no_such_option": 1})(torch.ones(2))
-    with pytest.raises(RuntimeError, match="no-such-mode"):
+    with pytest.raises(ValueError, match="no-such-mode.*max-autotune"):
         pf.jit(lambda x: x + 1, mode="no-such-mode")(torch.ones(2))
 
 
