@@ -269,9 +269,13 @@ class Kernel:
 @functools.cache
 def compiled(source: str) -> Callable[..., None]:
     """Return the function `run` of the source; the compiler keeps what it built on disk."""
+    from torch._inductor import config
     from torch._inductor.codecache import CppCodeCache
 
-    run: Any = CppCodeCache.load(source).run
+    # Loops are to run on vectors, which roots that may set errno do not.
+    flags = ("-ftree-loop-vectorize", "-fno-math-errno")
+    with config.patch({"cpp.vec_isa_ok": True}):
+        run: Any = CppCodeCache.load(source, extra_flags=flags).run
     run.restype = None
     pointer = ctypes.c_void_p
     run.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_int]

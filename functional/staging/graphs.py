@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._functorch.compile_utils import fx_graph_cse
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .tracing import Recorder, storage_id
@@ -102,6 +103,11 @@ def _finished(recorder: Recorder, outputs: list[fx.Node]) -> fx.Graph:
     recorder.graph.output(tuple(outputs))
     recorder.graph.eliminate_dead_code()
     return recorder.graph
+
+
+def without_repetition(graph: fx.Graph) -> fx.Graph:
+    """Return the graph with each value computed once."""
+    return fx_graph_cse(graph)
 
 
 def _parts(node: fx.Node, result: Any) -> list[tuple[fx.Node, Tensor]]:

@@ -204,6 +204,7 @@ def compile_pure(
         graph = graphs.functional(graph, traced.mode)
     if to_inductor:
         graph = graphs.decompose(graph, traced.mode, backends.decompositions())
+        graph = graphs.without_repetition(graph)
     size = len(graphs.results(graph))
     tail = tails.split(graph, buffers, donated) if to_inductor and outline else tails.NONE
     rest = [j for j in range(size) if j not in tail.outputs]

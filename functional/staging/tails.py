@@ -42,7 +42,8 @@ NONE = Tail([], set())
 def split(graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int]) -> Tail:
     """Take the tail out of `graph`, which afterwards returns what is left and what the tail reads.
 
-    `buffers[output] = input` are the outputs that are written into the memory of inputs.
+    `buffers[output] = input` are the outputs that are written into the memory of inputs; of those
+    that are left, slots of "values" count none.
     """
     regions = _regions(graph, buffers, donated)
     kinds = defaultdict(list)
@@ -56,13 +57,14 @@ def split(graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int]) -> T
     rest = [node for index, node in enumerate(outputs) if index not in computed]
     place = {node: index for index, node in enumerate(outputs)}
     values: dict[fx.Node, int] = {}
+    before = len(outputs) - len(computed | buffers.keys())
     kernels = []
     for source, found in kinds.items():
         slots = []
         for region in found:
             for node in region.inputs:
                 if node not in inputs:
-                    values.setdefault(node, len(rest) + len(values))
+                    values.setdefault(node, before + len(values))
                 slots.append(
                     Slot("inputs", inputs[node]) if node in inputs else Slot("values", values[node])
                 )
@@ -118,26 +120,43 @@ def _hazards(
     """Return a function that says whether no region could read what another has overwritten.
 
     A region may read an overwritten input only if it alone does and writes it itself, element by
-    element; and it may read nothing that is, or that the compiler may take for, such an input.
+    element; and it may read nothing that is, or that the compiler may take for, such an input. Nor
+    may an output be one, unless the region computes it.
     """
     inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
     place = {node: index for index, node in enumerate(graphs.results(graph))}
     overwritten = set(buffers.values())
-    of = graphs.dependencies(graph)
-    alone = {1 << index for index in donated}
-    copied = {of[storage_id(node.meta["val"])] for node in place if node not in inputs} & alone
+    copied = _possible_copies(graph, donated)
 
     def is_safe(region: Region) -> bool:
         own = {buffers[place[node]] for node in region.outputs if place[node] in buffers}
-        others = copied - {of[storage_id(node.meta["val"])] for node in region.outputs}
-        if any(1 << index in others for index in own):
-            return False
         for node in region.inputs:
-            if node in inputs:
-                if inputs[node] in overwritten and (inputs[node] not in own or readers[node] > 1):
-                    return False
-            elif isinstance(node.meta["val"], Tensor) and of[storage_id(node.meta["val"])] in alone:
+            index = inputs.get(node)
+            if node in copied and copied[node] in overwritten and index is None:
                 return False
-        return True
+            if index in overwritten and (index not in own or readers[node] > 1):
+                return False
+        return not any(
+            copied.get(node) in own and node not in region.outputs
+            for node in place
+            if node not in inputs
+        )
 
     return is_safe
+
+
+def _possible_copies(graph: fx.Graph, donated: Sequence[int]) -> dict[fx.Node, int]:
+    """Return the nodes made of one donated input alone, in its dtype, with that input.
+
+    Compilers see through more than views: a copy, a product with one, are the input itself.
+    """
+    of = graphs.dependencies(graph)
+    alone = {1 << index: index for index in donated}
+    values = graphs.values(graph)
+    found = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        index = alone.get(of[storage_id(value)]) if isinstance(value, Tensor) else None
+        if index is not None and value.dtype == values[index].dtype:
+            found[node] = index
+    return found
