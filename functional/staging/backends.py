@@ -45,6 +45,7 @@ def compile_options(mode: str | None, options: Mapping[str, Any] | None) -> dict
 
 def decompositions() -> Mapping[Any, Callable[..., Any]]:
     """Return what inductor wants to see instead of the operators that it does not know."""
+    import torch._inductor.lowering as _lowering  # noqa: F401 - which some of them look into
     from torch._inductor.decomposition import select_decomp_table
 
     return select_decomp_table()  # type: ignore[no-any-return, no-untyped-call]

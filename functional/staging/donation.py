@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
@@ -57,38 +58,44 @@ def refuse_gradients(
             )
 
 
-def is_watched(tensor: Tensor) -> bool:
-    """Say whether something else looks at the memory of `tensor`.
+def watched(tensors: Sequence[Tensor]) -> list[int]:
+    """Return the positions of the tensors whose memory something else looks at.
 
     A view, a module's parameter, a numpy array, an autograd graph: they must never see a new value.
     """
-    storage = tensor.untyped_storage()
-    return (
-        tensor._use_count() != _UNWATCHED[0]  # type: ignore[attr-defined]
-        or _storage_use_count(storage._cdata) != _UNWATCHED[1]
-        or not storage.resizable()
-    )
+    storages = list(map(Tensor.untyped_storage, tensors))
+    holders = list(map(Tensor._use_count, tensors))  # type: ignore[attr-defined]
+    storage_holders = list(map(torch._C._storage_Use_Count, map(_address, storages)))
+    owned = list(map(torch._C.StorageBase.resizable, storages))
+    count = len(storages)
+    alone = [_ALONE[0]] * count, [_ALONE[1]] * count, [True] * count
+    if (holders, storage_holders, owned) == alone:
+        return []
+    rows = zip(holders, storage_holders, owned, strict=True)
+    return [index for index, row in enumerate(rows) if row != (*_ALONE, True)]
 
 
-_storage_use_count = torch._C._storage_Use_Count
+_address = operator.attrgetter("_cdata")
 
 
 def _holders(tensor: Tensor) -> tuple[int, int]:
     """Count who holds `tensor` and its storage, the wrapper of the storage made here included."""
     storage = tensor.untyped_storage()
     holders: int = tensor._use_count()  # type: ignore[attr-defined]
-    return holders, int(_storage_use_count(storage._cdata))
+    return holders, int(torch._C._storage_Use_Count(storage._cdata))
 
 
-_UNWATCHED = _holders(torch.empty(1))
+_ALONE = _holders(torch.empty(1))
 
 
-def bury(tensor: Tensor, lent: Tensor) -> None:
-    """Make a donated tensor raise at any later use, and free it of the memory if that was lent."""
-    if lent is tensor:
-        # What reaches the tensor past Python finds no element, rather than new values.
-        tensor.data = _empty(tensor.device)
-    tensor.__class__ = DonatedTensor
+def bury(tensors: Sequence[Tensor], lent: Sequence[Tensor]) -> None:
+    """Make donated tensors raise at any later use, and free them of the memory that was lent."""
+    nothing = _empty(tensors[0].device)
+    for tensor, same in zip(tensors, lent, strict=True):
+        if same is tensor:
+            # What reaches the tensor past Python finds no element, rather than new values.
+            tensor.data = nothing if tensor.is_cpu else _empty(tensor.device)
+        tensor.__class__ = DonatedTensor
 
 
 @functools.cache

@@ -97,18 +97,20 @@ class Program:
         donation.refuse_gradients(leaves, self._donated, self._leaf_name)
         donated = [] if self._is_differentiable else self._donated
         self._buffers, unused = plan_donation(traced.graph, donated)
+        self._in_place = list(self._buffers.items())
+        self._unflatten = traced.structure.unflatten
         self._warn_of_unused(unused if donated else self._donated)
         self._compile(leaves, settings)
 
     def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
         given = self._lend(leaves) if self._donated else leaves
-        inputs = [*given, *self._captured]
+        inputs = [*given, *self._captured] if self._captured else given
         outputs: list[Any] = [None] * self._size
         for index, source in self._passed:
             outputs[index] = _alias(inputs[source])
-        for index, source in self._buffers.items():
-            outputs[index] = inputs[source].detach()
+        for index, source in self._in_place:
+            outputs[index] = inputs[source].data
         for index, shape, options in self._fresh:
             outputs[index] = torch.empty(shape, **options)
         values = self._run([inputs[index] for index in self._reads])
@@ -116,21 +118,25 @@ class Program:
             outputs[index] = value
         for index, source in self._repeated:
             outputs[index] = outputs[source].clone()
-        places = {"inputs": inputs, "values": values, "outputs": outputs}
-        for kernel, slots in self._kernels:
-            kernel([places[slot.source][slot.index] for slot in slots])
-        for index in self._donated:
-            donation.bury(leaves[index], given[index])
-        return tree.unflatten(self.traced.structure, outputs)
+        if self._kernels:
+            tensors = [*inputs, *outputs, *values]
+            for kernel, slots in self._kernels:
+                kernel([tensors[slot] for slot in slots])
+        if self._donated:
+            donation.bury(self._take_donated(leaves), self._take_donated(given))
+        return self._unflatten(outputs)
 
     def _lend(self, leaves: list[Tensor]) -> list[Tensor]:
         """Return the leaves with copies of those that something else looks at."""
         donation.refuse_repeated(leaves, self._donated, self._leaf_name)
-        lent = list(leaves)
-        for index in self._donated:
-            if donation.is_watched(leaves[index]) or index in self._overlapping:
-                lent[index] = leaves[index].clone()
-        return lent
+        copied = {*map(self._donated.__getitem__, donation.watched(self._take_donated(leaves)))}
+        copied |= self._overlapping
+        if not copied:
+            return leaves
+        return [leaf.clone() if index in copied else leaf for index, leaf in enumerate(leaves)]
+
+    def _take_donated(self, leaves: list[Tensor]) -> list[Tensor]:
+        return [leaves[index] for index in self._donated]
 
     def _compile(self, leaves: Sequence[Tensor], settings: Settings) -> None:
         """Decide where each output comes from, and compile what computes them."""
@@ -160,8 +166,17 @@ class Program:
         self._computed = [wanted[j] for j in compiled.computed]
         self._fresh = [(wanted[j], *_memory(results[wanted[j]])) for j in compiled.fresh]
         self._kernels = [
-            (kernel, [_moved(slot, wanted) for slot in slots]) for kernel, slots in compiled.kernels
+            (kernel, [self._position(slot, wanted, len(inputs)) for slot in slots])
+            for kernel, slots in compiled.kernels
         ]
+
+    def _position(self, slot: tails.Slot, wanted: Sequence[int], inputs: int) -> int:
+        """Return where a kernel's tensor is among inputs, outputs and values in a row."""
+        if slot.source == "inputs":
+            return slot.index
+        if slot.source == "outputs":
+            return inputs + wanted[slot.index]
+        return inputs + self._size + slot.index
 
     def _warn_of_unused(self, unused: Sequence[int]) -> None:
         if unused:
@@ -309,10 +324,6 @@ def _copy(graph: fx.Graph) -> fx.Graph:
 def _memory(node: fx.Node) -> tuple[torch.Size, dict[str, Any]]:
     value = node.meta["val"]
     return value.shape, {"dtype": value.dtype, "device": value.device}
-
-
-def _moved(slot: tails.Slot, wanted: Sequence[int]) -> tails.Slot:
-    return slot._replace(index=wanted[slot.index]) if slot.source == "outputs" else slot
 
 
 def _alias(tensor: Tensor) -> Tensor:

@@ -1,0 +1,88 @@
+"""Leaves of a call whose structure is expected: a function written for that structure.
+
+Flattening a tree whose structure is unknown costs more than all else that a call does. Here the
+structure of the last call is taken for granted, written down as Python that takes the leaves out
+and looks on the way whether the containers are the expected ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import optree
+
+from .. import tree
+
+#: Returns the leaves of `(args, kwargs)`, or None where these have another structure.
+Reader = Callable[[tuple[Any, ...], dict[str, Any]], list[Any] | None]
+
+
+def reader(structure: tree.Structure) -> Reader | None:
+    """Return the reader of calls of this structure, None where a container is not a plain one.
+
+    What stands in the place of a leaf is returned as it is, be it a container.
+
+    >>> read = reader(tree.structure((({"w": 1, "b": (2, None)},), {"rate": 3})))
+    >>> read(({"b": (5, None), "w": 6},), {"rate": 7})
+    [5, 6, 7]
+    >>> read(({"b": (5, 5), "w": 6},), {"rate": 7}) is None
+    True
+    """
+    writer = _Writer()
+    call, keywords = structure.children()
+    if not (writer.visit(call, "args") and writer.visit(keywords, "kwargs")):
+        return None
+    lines = "".join(f"        {line}\n" for line in writer.lines)
+    source = (
+        "def read(args, kwargs):\n"
+        "    try:\n"
+        f"{lines}"
+        f"        return [{', '.join(writer.leaves)}]\n"
+        "    except KeyError:\n"
+        "        return None\n"
+    )
+    exec(source, writer.scope)
+    read: Reader = writer.scope["read"]
+    return read
+
+
+class _Writer:
+    """Writes the lines that check containers and the expressions that reach leaves."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.leaves: list[str] = []
+        self.scope: dict[str, Any] = {}
+
+    def visit(self, structure: tree.Structure, expression: str) -> bool:
+        """Write what reads a subtree; say whether that can be done."""
+        if structure.is_leaf():
+            self.leaves.append(expression)
+            return True
+        kind = structure.type
+        if kind is None or kind is type(None):
+            self.lines.append(f"if {expression} is not None: return None")
+            return True
+        if kind not in (dict, list, tuple) and not optree.is_namedtuple_class(kind):
+            return False
+        name = f"t{len(self.scope)}"
+        self.scope[name] = None
+        entries = structure.entries()
+        self.lines.append(f"{name} = {expression}")
+        self.lines.append(
+            f"if type({name}) is not {self.bind(kind)} or len({name}) != {len(entries)}: return None"
+        )
+        places = entries if kind is dict else range(len(entries))
+        children = zip(places, structure.children(), strict=True)
+        return all(self.visit(child, f"{name}[{self.key(place)}]") for place, child in children)
+
+    def key(self, place: Any) -> str:
+        """Return the source of a key."""
+        return repr(place) if type(place) in (str, int) else self.bind(place)
+
+    def bind(self, value: Any) -> str:
+        """Return a name for a value."""
+        name = f"c{len(self.scope)}"
+        self.scope[name] = value
+        return name
