@@ -1,158 +1,96 @@
-"""Training steps: purefn's functional ones against torch's imperative ones.
+"""Training steps: purefn's against those of torch, TorchOpt and JAX.
 
     python -m benchmarks.steps
+    python -m benchmarks.steps --workloads mlp-10x64 transformer --threads 1 --json steps.json
 
-Each network is written once in torch.nn and once in `nn`; both start from the same parameters, and
-their losses after three steps of Adam must agree before anything is timed.
+All contenders start from the same parameters, and their losses over three steps must agree before
+anything is timed.
 """
 
 from __future__ import annotations
 
-import copy
-import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+import argparse
+import gc
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
 
-import purefn.functional as pf
-from purefn import optim
-from purefn.functional import losses, nn, random, tree
+from .contenders import CONTENDERS, Step, available
+from .machine import describe_machine, limit_threads
+from .measure import interleave, medians, table, write_json
+from .workloads import WORKLOADS, Workload
 
-from .measure import describe_machine, interleave, print_table
-
-REFERENCE = "torch eager + fused Adam"
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-class Workload(NamedTuple):
-    """The same network twice, and a batch for it."""
-
-    module: torch.nn.Module
-    layer: nn.Layer
-    images: Tensor
-    labels: Tensor
-
-
-def mlp(depth: int, width: int) -> Workload:
-    """Return `depth` hidden layers and a head, for 64 inputs and 10 classes."""
-    sizes = [64, *[width] * depth]
-    modules: list[torch.nn.Module] = []
-    layers: list[Any] = []
-    for size, after in itertools.pairwise(sizes):
-        modules += [torch.nn.Linear(size, after), torch.nn.ReLU()]
-        layers += [nn.linear(after), nn.relu]
-    module = torch.nn.Sequential(*modules, torch.nn.Linear(width, 10))
-    return Workload(module, nn.serial(*layers, nn.linear(10)), *batch(64))
-
-
-def cnn() -> Workload:
-    """Return the convolutional network of the examples, without dropout, for 8 x 8 images."""
-    module = torch.nn.Sequential(
-        torch.nn.Conv2d(1, 32, 3, padding=1),
-        torch.nn.ReLU(),
-        torch.nn.MaxPool2d(2),
-        torch.nn.Conv2d(32, 64, 3, padding=1),
-        torch.nn.ReLU(),
-        torch.nn.Flatten(),
-        torch.nn.Linear(1024, 128),
-        torch.nn.ReLU(),
-        torch.nn.Linear(128, 10),
-    )
-    layer = nn.serial(
-        nn.conv2d(32, 3, padding=1),
-        nn.relu,
-        nn.max_pool2d(2),
-        nn.conv2d(64, 3, padding=1),
-        nn.relu,
-        nn.flatten(),
-        nn.linear(128),
-        nn.relu,
-        nn.linear(10),
-    )
-    return Workload(module, layer, *batch(1, 8, 8))
-
-
-def batch(*shape: int) -> tuple[Tensor, Tensor]:
-    """Return 64 random inputs and labels."""
-    images = random.normal(random.key(0), (64, *shape)).to(DEVICE)
-    return images, random.randint(random.key(1), (64,), 0, 10).long().to(DEVICE)
-
-
-def imperative(workload: Workload, compiled: bool) -> Callable[[], Tensor]:
-    """Return torch's own step: a module, a fused optimizer, the forward and backward compiled."""
-    module = copy.deepcopy(workload.module).to(DEVICE)
-    optimizer = torch.optim.Adam(module.parameters(), fused=True)
-    network = torch.compile(module, fullgraph=True, dynamic=False) if compiled else module
-
-    def step() -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        value = torch.nn.functional.cross_entropy(network(workload.images), workload.labels)
-        value.backward()
-        optimizer.step()
-        return value.detach()
-
-    return step
-
-
-def functional(workload: Workload, transform: Callable[[Any], Any]) -> Callable[[], Tensor]:
-    """Return the pure step under `transform`, threading its own parameters and state."""
-    optimizer = optim.adam()
-
-    def loss(params: Any, images: Tensor, labels: Tensor) -> Tensor:
-        return losses.cross_entropy(workload.layer(params, images), labels).mean()
-
-    def pure(params: Any, state: Any, images: Tensor, labels: Tensor) -> tuple[Any, Any, Tensor]:
-        value, grads = pf.value_and_grad(loss)(params, images, labels)
-        updates, state = optimizer.update(grads, state, params)
-        return optim.apply_updates(params, updates), state, value
-
-    step = transform(pure)
-    params = tree.from_state_dict(copy.deepcopy(workload.module.state_dict()))
-    params = tree.map(lambda leaf: leaf.to(DEVICE), params)
-    run = [params, optimizer.init(params)]
-    del params
-
-    def advance() -> Tensor:
-        run[0], run[1], value = step(*run, workload.images, workload.labels)
-        return value
-
-    return advance
-
-
-def contenders(workload: Workload) -> dict[str, Callable[[], Tensor]]:
-    """Return every way of taking a step, each with parameters of its own."""
-    return {
-        REFERENCE: imperative(workload, compiled=False),
-        "torch.compile(module) + fused Adam": imperative(workload, compiled=True),
-        "purefn eager": functional(workload, lambda step: step),
-        "purefn jit": functional(workload, pf.jit),
-        "purefn jit, donated": functional(workload, pf.jit(donate_argnums=(0, 1))),
-    }
-
-
-def check_agreement(steps: dict[str, Callable[[], Tensor]]) -> None:
-    """Take three steps with each and compare the losses."""
-    values = {name: [step().item() for _ in range(3)] for name, step in steps.items()}
-    expected = torch.tensor(values[REFERENCE])
-    for name, value in values.items():
-        if not torch.allclose(torch.tensor(value), expected, rtol=1e-4, atol=1e-5):
-            raise AssertionError(f"{name} computes {value}, torch {values[REFERENCE]}")
+#: Contenders that everyone is compared with; the last stands for the best of torch's.
+REFERENCES = ("torch eager", "best torch", "jax")
+TORCH = ("torch eager", "torch.compile(module)", "torch.compile(step)")
+TOLERANCE = 1e-4
 
 
 def main() -> None:
     """Print a table for each workload."""
-    print(describe_machine())
-    workloads = {
-        "MLP 10 x 64, batch 64": mlp(10, 64),
-        "MLP 10 x 512, batch 64": mlp(10, 512),
-        "CNN on 8 x 8 images, batch 64": cnn(),
-    }
-    for title, workload in workloads.items():
-        steps = contenders(workload)
-        check_agreement(steps)
-        print_table(title, interleave(steps), REFERENCE)
+    options = _options()
+    limit_threads(options.threads)
+    results: dict[str, Any] = {"machine": describe_machine(), "workloads": {}}
+    print(", ".join(f"{key} {value}" for key, value in results["machine"].items()))
+    for name in options.workloads:
+        result = measure(WORKLOADS[name](), options.contenders, options.repeats)
+        results["workloads"][name] = result
+        print(f"\n{name}\n{_table(result['seconds'])}", flush=True)
+        write_json(options.json, results)
+
+
+def measure(workload: Workload, names: Sequence[str] | None, repeats: int) -> dict[str, Any]:
+    """Return losses, samples and medians of the contenders on one workload."""
+    gc.collect()
+    torch._dynamo.reset()
+    steps = {name: CONTENDERS[name](workload) for name in available(workload, names)}
+    losses = agreed_losses(steps)
+    seconds = interleave(steps, repeats)
+    return {"losses": losses, "medians": medians(seconds), "seconds": seconds}
+
+
+def agreed_losses(steps: Mapping[str, Step]) -> dict[str, list[float]]:
+    """Take three steps with each and return the losses.
+
+    Raises
+    ------
+    AssertionError
+        A contender computes something else than the first one does.
+    """
+    losses = {name: [float(step()) for _ in range(3)] for name, step in steps.items()}
+    first, expected = next(iter(losses.items()))
+    for name, values in losses.items():
+        pairs = zip(values, expected, strict=True)
+        if not all(math.isclose(a, b, rel_tol=TOLERANCE) for a, b in pairs):
+            raise AssertionError(f"{name} has the losses {values}, {first} has {expected}.")
+    return losses
+
+
+def _table(seconds: Mapping[str, Sequence[float]]) -> str:
+    middle = medians(seconds)
+    rows = {n: {"median": middle[n], "fastest": min(values)} for n, values in seconds.items()}
+    best = min((name for name in TORCH if name in rows), key=middle.__getitem__, default=None)
+    if best is not None:
+        rows["best torch"] = rows[best]
+    return table(rows, 1e3, "ms", REFERENCES)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.steps",
+        description=__doc__.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
+    add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help="all there are")
+    add("--repeats", type=int, default=30, help="rounds in which each contender has a turn")
+    add("--threads", type=int, help="all cores unless given")
+    add("--json", type=Path, metavar="PATH", help="also write everything here")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

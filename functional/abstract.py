@@ -11,7 +11,6 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
-    FakeTensorMode,
 )
 
 from . import tree
@@ -77,8 +76,9 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> tree.PyTre
     """Return the tree of `ShapeDtype` that `fun(*args, **kwargs)` would have, without computing it.
 
     No memory is taken for the values and no random state moves. Numbers and other arguments that
-    are neither tensors nor `ShapeDtype` reach `fun` as they are, and `fun` may close over tensors.
-    Inside a compiled function `fun` is traced on zeros instead, which the compiler then removes.
+    are neither tensors nor `ShapeDtype` reach `fun` as they are, and `fun` may close over tensors,
+    those that `jit` is tracing included; the traced graph does not show that it ran. (Under
+    `torch.compile` it is traced on zeros, which the compiler then removes.)
 
     Parameters
     ----------
@@ -105,7 +105,10 @@ def eval_shape(fun: Callable[..., Any], *args: Any, **kwargs: Any) -> tree.PyTre
     if torch.compiler.is_compiling():
         args, kwargs = tree.map(_zeros, (args, kwargs))
         return _abstract(fun(*args, **kwargs))
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    # `staging` takes ShapeDtype from here.
+    from .staging.scratch import without_values
+
+    with without_values():
         args, kwargs = tree.map(_empty, (args, kwargs))
         try:
             return _abstract(fun(*args, **kwargs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch import Tensor
 from ..functional import tree
 from . import checks
 from .decay import add_decayed_weights
-from .leafwise import Scalar, leafwise
+from .leafwise import Rule, Scalar, Step
 from .moments import bias_correction, first_moment, first_step, second_moment
 from .scaling import scale, scale_by_learning_rate
 from .schedules import Schedule
-from .transformation import GradientTransformation, chain
+from .transformation import GradientTransformation, chain, elementwise
 
 
 class ScaleByAdamState(NamedTuple):
@@ -75,26 +75,20 @@ def scale_by_adam(
             first_step(params), mu=tree.zeros_like(params), nu=tree.zeros_like(params)
         )
 
-    def update(
-        updates: tree.PyTree,
-        state: ScaleByAdamState,
-        params: tree.PyTree | None = None,
-        **extra: Any,
-    ) -> tuple[tree.PyTree, ScaleByAdamState]:
+    def step(state: ScaleByAdamState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_adam", state, ScaleByAdamState)
         count = state.count + 1
         direction = _direction(count, b1, b2, eps)
 
-        def rule(m: Tensor, v: Tensor, g: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        def rule(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             m = first_moment(m, g, b1)
             v = second_moment(v, g, b2)
             return direction(m, v), m, v
 
-        trees = {"state.mu": state.mu, "state.nu": state.nu, "updates": updates}
-        updates, mu, nu = leafwise(rule, trees, results=3)
-        return updates, ScaleByAdamState(count, mu, nu)
+        reads = {"state.mu": state.mu, "state.nu": state.nu}
+        return Step([Rule(rule, reads, writes=2)], lambda mu, nu: ScaleByAdamState(count, mu, nu))
 
-    return GradientTransformation(init, update)
+    return elementwise(init, step)
 
 
 def scale_by_amsgrad(
@@ -131,32 +125,24 @@ def scale_by_amsgrad(
             nu_max=tree.zeros_like(params),
         )
 
-    def update(
-        updates: tree.PyTree,
-        state: ScaleByAmsgradState,
-        params: tree.PyTree | None = None,
-        **extra: Any,
-    ) -> tuple[tree.PyTree, ScaleByAmsgradState]:
+    def step(state: ScaleByAmsgradState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_amsgrad", state, ScaleByAmsgradState)
         count = state.count + 1
         direction = _direction(count, b1, b2, eps)
 
-        def rule(m: Tensor, v: Tensor, v_max: Tensor, g: Tensor) -> tuple[Tensor, ...]:
+        def rule(g: Tensor, m: Tensor, v: Tensor, v_max: Tensor) -> tuple[Tensor, ...]:
             m = first_moment(m, g, b1)
             v = second_moment(v, g, b2)
             v_max = torch.maximum(v_max, v)
             return direction(m, v_max), m, v, v_max
 
-        trees = {
-            "state.mu": state.mu,
-            "state.nu": state.nu,
-            "state.nu_max": state.nu_max,
-            "updates": updates,
-        }
-        updates, mu, nu, nu_max = leafwise(rule, trees, results=4)
-        return updates, ScaleByAmsgradState(count, mu, nu, nu_max)
+        reads = {"state.mu": state.mu, "state.nu": state.nu, "state.nu_max": state.nu_max}
+        return Step(
+            [Rule(rule, reads, writes=3)],
+            lambda mu, nu, nu_max: ScaleByAmsgradState(count, mu, nu, nu_max),
+        )
 
-    return GradientTransformation(init, update)
+    return elementwise(init, step)
 
 
 def adam(
@@ -272,12 +258,16 @@ def adamw(
 def _direction(
     count: Tensor, b1: Scalar, b2: Scalar, eps: Scalar
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` of step `t`."""
+    """Return the function `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` of step `t`.
+
+    Numerator and denominator are multiplied by `1 - b1^t`: that spares a pass over the leaf, since
+    what then stands before `sqrt(v)` and for `eps` are numbers.
+    """
     correction1 = bias_correction(b1, count)
-    root_correction2 = bias_correction(b2, count).sqrt()
+    root_factor = correction1 / bias_correction(b2, count).sqrt()
 
     def direction(m: Tensor, v: Tensor) -> Tensor:
-        return (m / correction1) / (v.sqrt() / root_correction2 + eps)
+        return m / (v.sqrt() * root_factor + correction1 * eps)
 
     return direction
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,11 +10,11 @@ from torch import Tensor
 from ..functional import tree
 from . import checks
 from .decay import add_decayed_weights
-from .leafwise import Scalar, add_scaled, leafwise
+from .leafwise import Rule, Scalar, Step, add_scaled
 from .moments import first_step
 from .scaling import scale, scale_by_learning_rate
 from .schedules import Schedule
-from .transformation import GradientTransformation, chain
+from .transformation import GradientTransformation, chain, elementwise
 
 
 class TraceState(NamedTuple):
@@ -68,22 +68,20 @@ def trace(
         checks.trainable(params)
         return TraceState(first_step(params), tree.zeros_like(params))
 
-    def update(
-        updates: tree.PyTree, state: TraceState, params: tree.PyTree | None = None, **extra: Any
-    ) -> tuple[tree.PyTree, TraceState]:
+    def step(state: TraceState, params: tree.PyTree | None) -> Step:
         checks.state("trace", state, TraceState)
         weight = _weight_of_gradient(state.count, dampening)
 
-        def rule(b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-            b = add_scaled(decay * b, g, weight)
+        def rule(g: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+            b = add_scaled(g if weight is None else weight * g, b, decay)
             return (add_scaled(g, b, decay) if nesterov else b), b
 
-        updates, buffer = leafwise(
-            rule, {"state.trace": state.trace, "updates": updates}, results=2
+        return Step(
+            [Rule(rule, {"state.trace": state.trace}, writes=1)],
+            lambda buffer: TraceState(state.count + 1, buffer),
         )
-        return updates, TraceState(state.count + 1, buffer)
 
-    return GradientTransformation(init, update)
+    return elementwise(init, step)
 
 
 def sgd(
@@ -150,10 +148,10 @@ def sgd(
     return chain(*parts)
 
 
-def _weight_of_gradient(count: Tensor, dampening: Scalar) -> Scalar:
-    """Return 1 for the first gradient and `1 - dampening` from then on."""
+def _weight_of_gradient(count: Tensor, dampening: Scalar) -> Tensor | None:
+    """Return 1 for the first gradient and `1 - dampening` from then on, or None without it."""
     if _is_zero(dampening):
-        return 1
+        return None
     later = torch.ones((), dtype=torch.float64, device=count.device) - dampening
     return torch.where(count == 0, torch.ones_like(later), later)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -126,10 +127,18 @@ def given(who: str, params: tree.PyTree | None) -> None:
         raise ValueError(f"{who}.update needs the parameters: call update(updates, state, params).")
 
 
-def trainable(params: tree.PyTree, name: str = "params") -> None:
-    """Require that every leaf is a tensor of floating-point or complex numbers."""
-    for index, leaf in enumerate(tree.leaves(params)):
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+def trainable(
+    params: tree.PyTree, name: str = "params", *, leaves: list[Any] | None = None
+) -> None:
+    """Require that every leaf is a tensor of floating-point or complex numbers.
+
+    `leaves` are those of `params`, where they are at hand.
+    """
+    leaves = tree.leaves(params) if leaves is None else leaves
+    if plain(leaves) and all(map(_is_inexact, set(map(_DTYPE, leaves)))):
+        return
+    for index, leaf in enumerate(leaves):
+        if isinstance(leaf, Tensor) and _is_inexact(leaf.dtype):
             continue
         path = tree.path_strings(params, name)[index]
         found = f"a tensor of {leaf.dtype}" if isinstance(leaf, Tensor) else f"{leaf!r}"
@@ -137,6 +146,14 @@ def trainable(params: tree.PyTree, name: str = "params") -> None:
             f"{path} is {found}; an optimizer moves floating-point and complex tensors only. "
             "Set other leaves apart with tree.partition."
         )
+
+
+def plain(leaves: list[Any]) -> bool:
+    """Say whether all are ordinary tensors and no compiler looks on.
+
+    Of such tensors thousands are checked together in the time of a few, with `map`.
+    """
+    return not torch.compiler.is_compiling() and _PLAIN.issuperset(map(type, leaves))
 
 
 def same_leaves(
@@ -149,18 +166,45 @@ def same_leaves(
     """
     (like_name, like), *others = trees.items()
     expected, structure = tree.flatten(like)
-    columns = [expected]
+    columns, alike = [expected], _comparison(expected)
     for name, given in others:
         try:
             found = structure.flatten_up_to(given)
         except ValueError:
             tree.map(lambda *pair: None, like, given, names=(like_name, name))  # names the path
             raise
+        columns.append(found)
+        if alike(found):
+            continue
         for pair in zip(expected, found, strict=True):
             if not _alike(*pair, dtypes):
                 raise ValueError(_mismatch(name, found, like_name, like, dtypes))
-        columns.append(found)
     return structure, columns
+
+
+_PLAIN = frozenset({Tensor, torch.nn.Parameter})
+_DTYPE, _SHAPE, _DEVICE, _IS_CPU = map(operator.attrgetter, ("dtype", "shape", "device", "is_cpu"))
+
+
+def _comparison(expected: list[Any]) -> Callable[[list[Any]], bool]:
+    """Return the function that is true of leaves known to be like `expected` at a glance.
+
+    These are plain tensors in main memory, all of one dtype, and of equal shapes in pairs.
+    """
+    if not plain(expected) or not all(map(_IS_CPU, expected)):
+        return lambda found: False
+    dtypes, shapes = set(map(_DTYPE, expected)), list(map(_SHAPE, expected))
+    return lambda found: (
+        plain(found)
+        and len(dtypes) == 1
+        and set(map(_DTYPE, found)) == dtypes
+        and all(map(_IS_CPU, found))
+        and all(map(operator.eq, shapes, map(_SHAPE, found)))
+    )
+
+
+def _is_inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
 
 
 def _condition(name: str, value: Any, holds: Callable[[float], bool], expected: str) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..functional import stop_gradient, tree
 from . import checks
-from .leafwise import Scalar, leafwise, working
-from .transformation import GradientTransformation, stateless
+from .leafwise import Rule, Scalar, leafwise, working
+from .transformation import GradientTransformation, stateless, stateless_elementwise
 
 
 def global_norm(updates: tree.PyTree) -> Tensor:
@@ -98,11 +98,8 @@ def clip(max_delta: Scalar) -> GradientTransformation:
     """
     checks.positive("max_delta", max_delta)
 
-    def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
-        def clipped(g: Tensor) -> Tensor:
-            limit = torch.as_tensor(max_delta, dtype=g.dtype, device=g.device)
-            return torch.clamp(g, -limit, limit)
+    def clipped(g: Tensor) -> Tensor:
+        limit = torch.as_tensor(max_delta, dtype=g.dtype, device=g.device)
+        return torch.clamp(g, -limit, limit)
 
-        return leafwise(clipped, {"updates": updates})
-
-    return stateless(update, "clip")
+    return stateless_elementwise(lambda params: Rule(clipped, reads={}), "clip")

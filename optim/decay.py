@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ..functional import tree
 from . import checks
-from .leafwise import Scalar, add_scaled, leafwise
-from .transformation import GradientTransformation, stateless
+from .leafwise import Rule, Scalar, add_scaled
+from .transformation import GradientTransformation, stateless_elementwise
 
 
 def add_decayed_weights(weight_decay: Scalar) -> GradientTransformation:
@@ -33,12 +33,11 @@ def add_decayed_weights(weight_decay: Scalar) -> GradientTransformation:
     """
     checks.non_negative("weight_decay", weight_decay)
 
-    def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
+    def decayed(g: Tensor, p: Tensor) -> Tensor:
+        return add_scaled(g, p, weight_decay)
+
+    def rule(params: tree.PyTree | None) -> Rule:
         checks.given("add_decayed_weights", params)
+        return Rule(decayed, {"params": params})
 
-        def decayed(p: Tensor, g: Tensor) -> Tensor:
-            return add_scaled(g, p, weight_decay)
-
-        return leafwise(decayed, {"params": params, "updates": updates})
-
-    return stateless(update, "add_decayed_weights")
+    return stateless_elementwise(rule, "add_decayed_weights")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from torch import Tensor
 
 from ..functional import tree
 from . import checks
-from .leafwise import Scalar, leafwise
+from .leafwise import Rule, Scalar, Step
 from .moments import first_step
 from .schedules import Schedule
-from .transformation import GradientTransformation, stateless
+from .transformation import GradientTransformation, elementwise, stateless_elementwise
 
 
 class ScaleByScheduleState(NamedTuple):
@@ -29,7 +29,7 @@ def scale(factor: Scalar) -> GradientTransformation:
     {'w': tensor([6.])}
     """
     checks.scalar("scale: factor", factor)
-    return stateless(lambda updates, params: _scaled(updates, factor), "scale")
+    return stateless_elementwise(lambda params: _scaling(factor), "scale")
 
 
 def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
@@ -53,18 +53,13 @@ def scale_by_schedule(schedule: Schedule) -> GradientTransformation:
         checks.trainable(params)
         return ScaleByScheduleState(first_step(params))
 
-    def update(
-        updates: tree.PyTree,
-        state: ScaleByScheduleState,
-        params: tree.PyTree | None = None,
-        **extra: Any,
-    ) -> tuple[tree.PyTree, ScaleByScheduleState]:
+    def step(state: ScaleByScheduleState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_schedule", state, ScaleByScheduleState)
         factor = schedule(state.count)
         checks.scalar("schedule(step)", factor)
-        return _scaled(updates, factor), ScaleByScheduleState(state.count + 1)
+        return Step([_scaling(factor)], lambda: ScaleByScheduleState(state.count + 1))
 
-    return GradientTransformation(init, update)
+    return elementwise(init, step)
 
 
 def scale_by_learning_rate(lr: Scalar | Schedule) -> GradientTransformation:
@@ -102,5 +97,5 @@ def _downhill(schedule: Schedule) -> Schedule:
     return factor
 
 
-def _scaled(updates: tree.PyTree, factor: Scalar) -> tree.PyTree:
-    return leafwise(lambda update: update * factor, {"updates": updates})
+def _scaling(factor: Scalar) -> Rule:
+    return Rule(lambda update: update * factor, reads={})

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from ..functional import tree
 from . import checks
-from .leafwise import leafwise
+from .leafwise import Rule, Step, leafwise, take
 
 PyTree = tree.PyTree
 #: What a transformation carries from one update to the next: a pytree of tensors.
@@ -75,6 +76,53 @@ def stateless(
     return GradientTransformation(init, update_and_state)
 
 
+def elementwise(
+    init: Callable[[PyTree], State], step: Callable[[State, PyTree | None], Step]
+) -> GradientTransformation:
+    """Make a transformation that treats every leaf alone: `step(state, params)` says how.
+
+    Several in a row are one pass over the leaves: `chain` makes one step of theirs.
+
+    >>> import torch
+    >>> halve = elementwise(
+    ...     init=lambda params: EmptyState(),
+    ...     step=lambda state, params: Step([Rule(lambda g: g / 2, reads={})], lambda: state))
+    >>> halve.update({"w": torch.tensor(3.0)}, EmptyState())
+    ({'w': tensor(1.5000)}, EmptyState())
+    """
+    return GradientTransformation(init, _Elementwise(step))
+
+
+class _Elementwise:
+    """The `update` of an elementwise transformation."""
+
+    __name__ = "update"  # what errors call it
+
+    def __init__(self, step: Callable[[State, PyTree | None], Step]) -> None:
+        self.step = step
+
+    def __call__(
+        self, updates: PyTree, state: State, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, State]:
+        return take(self.step(state, params), updates)
+
+
+def stateless_elementwise(
+    rule: Callable[[PyTree | None], Rule], name: str
+) -> GradientTransformation:
+    """Make an elementwise transformation that remembers nothing of `rule(params)`."""
+
+    def init(params: PyTree) -> EmptyState:
+        checks.trainable(params)
+        return EmptyState()
+
+    def step(state: EmptyState, params: PyTree | None) -> Step:
+        checks.state(name, state, EmptyState)
+        return Step([rule(params)], lambda: state)
+
+    return elementwise(init, step)
+
+
 def identity() -> GradientTransformation:
     """Return the transformation that leaves gradients as they are.
 
@@ -116,7 +164,11 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
             )
 
     def init(params: PyTree) -> tuple[State, ...]:
-        return tuple(part.init(params) for part in transformations)
+        return tuple([part.init(params) for part in transformations])
+
+    runs = _runs([part.update for part in transformations])
+    if len(runs) == 1 and isinstance(runs[0][1], _Elementwise):
+        return GradientTransformation(init, runs[0][1])
 
     def update(
         updates: PyTree, state: tuple[State, ...], params: PyTree | None = None, **extra: Any
@@ -124,13 +176,64 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
         checks.chain_state(state, len(transformations))
         if params is not None:
             checks.same_leaves({"params": params, "updates": updates})
-        new_state = []
-        for part, part_state in zip(transformations, state, strict=True):
-            updates, part_state = part.update(updates, part_state, params, **extra)
-            new_state.append(part_state)
+        new_state: list[State] = []
+        for places, run in runs:
+            if isinstance(run, _Elementwise):
+                updates, states = run(updates, state[places], params)
+                new_state += states
+            else:
+                updates, part_state = run(updates, state[places.start], params, **extra)
+                new_state.append(part_state)
         return updates, tuple(new_state)
 
     return GradientTransformation(init, update)
+
+
+def _runs(updates: Sequence[Update]) -> list[tuple[slice, Update]]:
+    """Return the places of each part of a chain and its update; elementwise neighbours are one."""
+    runs: list[tuple[slice, Update]] = []
+    for is_elementwise, group in itertools.groupby(
+        enumerate(updates), lambda part: isinstance(part[1], _Elementwise)
+    ):
+        places, parts = zip(*group, strict=True)
+        if is_elementwise:
+            joined = _joined(places[0], [part.step for part in parts])
+            runs.append((slice(places[0], places[-1] + 1), _Elementwise(joined)))
+        else:
+            runs += [(slice(i, i + 1), part) for i, part in zip(places, parts, strict=True)]
+    return runs
+
+
+def _joined(
+    first: int, steps: Sequence[Callable[[State, PyTree | None], Step]]
+) -> Callable[[State, PyTree | None], Step]:
+    """Join the steps of elementwise parts of a chain, of which the first has the place `first`."""
+
+    def step(state: tuple[State, ...], params: PyTree | None) -> Step:
+        checks.chain_state(state, len(steps))
+        taken = [part(own, params) for part, own in zip(steps, state, strict=True)]
+        rules = [
+            rule._replace(reads={_inside(name, i): read for name, read in rule.reads.items()})
+            for i, part in enumerate(taken, start=first)
+            for rule in part.rules
+        ]
+
+        def next_state(*written: PyTree) -> tuple[State, ...]:
+            rest = iter(written)
+            return tuple([part.state(*itertools.islice(rest, _written_by(part))) for part in taken])
+
+        return Step(rules, next_state, params)
+
+    return step
+
+
+def _inside(name: str, place: int) -> str:
+    """Return what `state.mu` of a part is called in the state of its chain: `state[1].mu`."""
+    return f"state[{place}]{name.removeprefix('state')}" if name.startswith("state") else name
+
+
+def _written_by(step: Step) -> int:
+    return sum(rule.writes for rule in step.rules)
 
 
 def apply_updates(params: PyTree, updates: PyTree) -> PyTree:

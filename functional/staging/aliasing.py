@@ -26,13 +26,18 @@ def plan_donation(graph: fx.Graph, donated: Sequence[int]) -> DonationPlan:
     the same reason what is made of one donated input alone goes into no other's memory.
     """
     inputs, of = graphs.values(graph), graphs.dependencies(graph)
-    outputs = {j: node.meta["val"] for j, node in enumerate(graphs.results(graph))}
+    results = graphs.results(graph)
+    outputs = {j: node.meta["val"] for j, node in enumerate(results)}
     depends = {j: of[storage_id(out)] for j, out in outputs.items()}
     memories = {i: storage_id(inputs[i]) for i in donated}
     passed_on = {storage_id(out) for out in outputs.values()}
     kept = {i for i in donated if memories[i] in passed_on}
-    left_alone = {memories[i] for i in kept}
-    candidates = {j: out for j, out in outputs.items() if storage_id(out) not in left_alone}
+    of_inputs = {storage_id(value) for value in inputs}
+    candidates = {
+        j: out
+        for j, out in outputs.items()
+        if storage_id(out) not in of_inputs and results.index(results[j]) == j
+    }
     made_of: dict[int, list[int]] = {i: [] for i in donated}
     for j, out in candidates.items():
         i = depends[j].bit_length() - 1

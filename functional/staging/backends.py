@@ -1,8 +1,9 @@
-"""From a graph to something that runs: inductor called directly, or any backend of torch.compile."""
+"""From a graph to something that runs: inductor, or any other backend of torch.compile."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,64 @@ from . import graphs
 #: Takes the list of inputs, which it may empty, and returns the outputs.
 Runner = Callable[[list[Tensor]], Sequence[Tensor]]
 Backend = str | Callable[..., Any]
+
+
+class Interpreted:
+    """Runs a function of separate arguments."""
+
+    def __init__(self, fun: Callable[..., Sequence[Tensor]]) -> None:
+        self._fun = fun
+
+    def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
+        """Run."""
+        return self._fun(*inputs)
+
+
+class Generated:
+    """Runs code that inductor has generated; can be pickled, but for the libraries it loads."""
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._run = compiled.current_callable if _is_plain(compiled) else compiled
+
+    def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
+        """Run; the list of inputs is emptied."""
+        return self._run(inputs)  # type: ignore[no-any-return]
+
+    @property
+    def source(self) -> str:
+        """The Python that loads the libraries and calls them."""
+        return str(self._compiled.source_code)
+
+    def __getstate__(self) -> Any:
+        """Return what inductor keeps of it in its own cache."""
+        kept = copy.copy(self._compiled)
+        kept.prepare_for_serialization()
+        return kept
+
+    def __setstate__(self, kept: Any) -> None:
+        """Load what was generated."""
+        from torch._inductor.output_code import CompiledFxGraphConstants
+
+        kept.after_deserialization(CompiledFxGraphConstants())
+        self.__init__(kept)  # type: ignore[misc]
+
+
+def _is_plain(compiled: Any) -> bool:
+    """Say whether calling the generated code itself leaves nothing out that its holder does."""
+    return compiled.device_types <= {"cpu"} and compiled.current_callable is not None
+
+
+class Replayed(Generated):
+    """Runs a recorded CUDA graph, whose outputs lie where the next replay writes: they are copied.
+
+    Donated inputs are written where they lie and are no outputs; nothing of their size is copied.
+    """
+
+    def __call__(self, inputs: list[Tensor]) -> Sequence[Tensor]:
+        """Replay."""
+        torch.compiler.cudagraph_mark_step_begin()
+        return [output.clone() for output in self._run(inputs)]
 
 
 def compile_options(mode: str | None, options: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -48,7 +107,8 @@ def decompositions() -> Mapping[Any, Callable[..., Any]]:
     import torch._inductor.lowering as _lowering  # noqa: F401 - which some of them look into
     from torch._inductor.decomposition import select_decomp_table
 
-    return select_decomp_table()  # type: ignore[no-any-return, no-untyped-call]
+    table: Mapping[Any, Callable[..., Any]] = select_decomp_table()
+    return table
 
 
 def compile_graph(
@@ -66,11 +126,10 @@ def compile_graph(
         return _inductor(graph, mode, options, written)
     module = fx.GraphModule({}, graph)
     if backend == "eager":
-        return lambda inputs: module(*inputs)
+        return Interpreted(module)
     compiler = torch._dynamo.lookup_backend(backend)
     with tracing(TracingContext(mode)):
-        run = compiler(module, graphs.values(graph))
-    return lambda inputs: run(*inputs)
+        return Interpreted(compiler(module, graphs.values(graph)))
 
 
 def differentiable(
@@ -79,56 +138,66 @@ def differentiable(
     """Return what runs a graph so that torch.autograd can go through it backwards."""
     module = fx.GraphModule({}, graph)
     if backend == "eager":
-        return lambda inputs: module(*inputs)
+        return Interpreted(module)
     compiler = torch._dynamo.lookup_backend(backend)
-    if backend == "inductor":
-        from torch._inductor import config
+    if backend != "inductor":
+        return Interpreted(compiler(module, list(inputs)))
+    from torch._inductor import config
 
-        with config.patch(dict(options)):
-            run = compiler(module, list(inputs))
-    else:
-        run = compiler(module, list(inputs))
-    return lambda inputs: run(*inputs)
+    with config.patch(dict(options)):
+        return Interpreted(compiler(module, list(inputs)))
 
 
 def _inductor(
     graph: fx.Graph, mode: FakeTensorMode, options: Mapping[str, Any], written: Sequence[int]
 ) -> Runner:
+    """Compile with inductor, in whose terms the graph is already written."""
     from torch._inductor import config
     from torch._inductor.compile_fx import _recursive_joint_graph_passes, compile_fx_inner
+    from torch._inductor.cudagraph_utils import BoxedDeviceIndex
     from torch._inductor.utils import BoxedBool
     from torch._inductor.virtualized import V
 
     inputs = graphs.values(graph)
+    module = fx.GraphModule({}, graph)
     if not any(node.op == "call_function" for node in graph.nodes):
-        module = fx.GraphModule({}, graph)
-        return lambda inputs: module(*inputs)
-    on_cpu = all(value.device.type == "cpu" for value in inputs)
-    settings = {**(CPU if on_cpu else CUDA), **options}
+        return Interpreted(module)
+    on_cpu = all(node.meta["val"].device.type == "cpu" for node in graph.nodes if _gives(node))
     with (
-        config.patch(settings),
+        config.patch({**(CPU if on_cpu else CUDA), **options}),
         V.set_fake_mode(mode),
         tracing(TracingContext(mode)),
         _without_warnings_about_wrappers(),
     ):
-        module = fx.GraphModule({}, graph)
+        replays = bool(config.triton.cudagraphs) and not on_cpu
         _recursive_joint_graph_passes(module)
         output = module.graph.output_node()
-        output.meta["user_visible_output_idxs"] = list(range(len(output.args[0])))
+        output.meta["user_visible_output_idxs"] = list(range(len(graphs.results(module.graph))))
         compiled = compile_fx_inner(
             module,
             inputs,
+            # Where these lie does not change, so that a recorded CUDA graph may write them.
             static_input_idxs=list(written),
-            cudagraphs=BoxedBool(config.triton.cudagraphs and not on_cpu),
+            cudagraphs=BoxedBool(replays),
             is_inference=True,
+            boxed_forward_device_index=BoxedDeviceIndex(None),
             cpp_wrapper=config.cpp_wrapper,
         )
-    return compiled  # type: ignore[return-value]
+    return Replayed(compiled) if replays else Generated(compiled)
 
 
-#: A wrapper in C++ halves the time between small kernels, and the instructions a processor has are
-#: known without compiling a program for each to see.
-CPU: dict[str, Any] = {"cpp_wrapper": True, "cpp.vec_isa_ok": True}
+def _gives(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), Tensor)
+
+
+#: A wrapper in C++ halves the time between small kernels; a processor's instructions are known
+#: without compiling a program for each to see; and convolutions that are trained lose more by being
+#: brought to channels-last and back than they gain (a tenth of a ResNet-18's step).
+CPU: dict[str, Any] = {
+    "cpp_wrapper": True,
+    "cpp.vec_isa_ok": True,
+    "layout_optimization": False,
+}
 #: What torch chooses.
 CUDA: dict[str, Any] = {}
 

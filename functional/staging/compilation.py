@@ -5,21 +5,30 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import os
 import types
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
 
 import torch
 from torch import Tensor
 from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
-from . import arguments, backends
-from .program import Program, Settings, trace_call
+from . import arguments, backends, persistence
+from .kinds import Kind, kind_of
+from .lowering import Lowered, as_tensors, compile_trace, trace_kind
+from .program import Program, Settings
+from .purity import Check
+from .reading import Reader, reader
+from .surroundings import surroundings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: The jitted functions that something still refers to.
+LIVE: weakref.WeakSet[Jitted[Any, Any]] = weakref.WeakSet()
 _disabled = contextvars.ContextVar("disabled", default=False)
 
 
@@ -43,44 +52,78 @@ def disable_jit() -> Iterator[None]:
         _disabled.reset(token)
 
 
+class _Known(NamedTuple):
+    """The kind of the last call in the form that is looked at fastest, and its program."""
+
+    static: arguments.StaticArguments
+    read: Reader
+    leaves: TensorGuards
+    state: GlobalStateGuard
+    program: Program
+
+
 class Jitted(Generic[P, R]):
     """A function with its compiled programs; made by `jit`."""
 
     def __init__(self, fun: Callable[P, R], names: arguments.Signature, settings: Settings) -> None:
         functools.update_wrapper(self, fun)
         self._fun = fun
-        self._names = names
+        self.names = names
         self._settings = settings
-        self._programs: dict[Any, Program] = {}
-        self._last: dict[Any, tuple[TensorGuards, GlobalStateGuard, Program]] = {}
+        self._programs: dict[Kind, Program] = {}
+        self._last: _Known | None = None
+        LIVE.add(self)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the program for arguments of this kind, tracing and compiling it if it is new."""
         if torch.compiler.is_compiling() or _inlined():
             return self._fun(*args, **kwargs)
-        call, static = arguments.split_static(self._names, (args, kwargs))
+        call, static = arguments.split_static(self.names, (args, kwargs))
+        last = self._last
+        if last is not None and last.static == static:
+            known = last.read(*call)
+            if known is not None and last.leaves.check(*known) and last.state.check():
+                return cast(R, last.program(known))
         leaves, structure = tree.flatten(call)
         if not _PLAIN.issuperset(map(type, leaves)):
-            leaves = arguments.as_tensors(self._names, leaves, structure)
-        last = self._last.get((structure, static))
-        if last is not None and last[0].check(*leaves) and last[1].check():
-            return cast(R, last[2](leaves))
-        key = (structure, static, tuple(map(_kind, leaves)), _state())
-        program = self._programs.get(key)
+            leaves = as_tensors(self.names, leaves, structure)
+        kind = kind_of(leaves, structure, static)
+        program = self._programs.get(kind)
         if program is None:
             program = self._compile(leaves, structure, static)
-        guards = TensorGuards(*leaves, dynamic_dims_sizes=None, dynamic_dims_strides=None)
+        same = TensorGuards(*leaves, dynamic_dims_sizes=None, dynamic_dims_strides=None)
         outputs = program(leaves)
-        self._programs[key] = program
-        self._last[structure, static] = (guards, GlobalStateGuard(), program)
+        self._programs[kind] = program
+        self._last = _Known(static, reader(structure), same, GlobalStateGuard(), program)
         return cast(R, outputs)
 
     def _compile(
         self, leaves: list[Tensor], structure: tree.Structure, static: arguments.StaticArguments
     ) -> Program:
-        fun = arguments.with_static(self._fun, static)
-        traced = trace_call(fun, self._names, structure, leaves)
-        return Program(traced, self._names, structure, leaves, self._settings)
+        traced = trace_kind(self.names, leaves, structure, static)
+        return compile_trace(traced, self.names, leaves, structure, self._settings)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Lowered:
+        """Trace for arguments of this kind, without computing or compiling.
+
+        A leaf may be a `ShapeDtype` in the place of a tensor. What comes back shows its `graph()`
+        and `cost()`, and can `compile()` ahead of time; nothing enters the cache.
+
+        >>> lowered = jit(torch.sin).lower(torch.ones(3))
+        >>> lowered.cost().outputs
+        12
+        """
+        return Lowered(self.names, self._settings, args, kwargs)
+
+    @property
+    def name(self) -> str:
+        """What errors call the function."""
+        return self.names.name
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What was traced so far, in order."""
+        return tuple(self._programs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         return self if instance is None else types.MethodType(self, instance)
@@ -93,7 +136,57 @@ class Jitted(Generic[P, R]):
     def clear_cache(self) -> None:
         """Forget every compiled program."""
         self._programs.clear()
-        self._last.clear()
+        self._last = None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the compiled programs to a file, for another process to `load`.
+
+        The file holds machine code for this kind of processor and these versions, and the tensors
+        that the function captured.
+
+        Raises
+        ------
+        ValueError
+            A program cannot be written: only those of the backend "inductor" can.
+        """
+        persistence.save(path, self._fun, self._programs)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Add the programs of a file that `save` wrote; calls of their kinds compile nothing.
+
+        Load only what you trust: a file of programs can run any code.
+
+        Raises
+        ------
+        ValueError
+            The file holds no programs, or was made from another version of the function, of torch
+            or of Python, or for another processor.
+        """
+        for kind, program in persistence.load(path, self._fun).items():
+            self._programs[kind] = program.bound_to(self.names)
+
+
+class CheckedJitted(Jitted[P, R]):
+    """A jitted function that at every call is compared with its Python."""
+
+    def __init__(self, fun: Callable[P, R], names: arguments.Signature, settings: Settings) -> None:
+        super().__init__(fun, names, settings)
+        self._surroundings: dict[Kind, dict[str, Any]] = {}
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the program, run the function on copies, and raise `PurityError` if they differ."""
+        if torch.compiler.is_compiling() or _inlined():
+            return self._fun(*args, **kwargs)
+        call, static = arguments.split_static(self.names, (args, kwargs))
+        given, structure = tree.flatten(call)
+        leaves = as_tensors(self.names, given, structure)
+        check = Check(self.names, leaves, structure, static)
+        now = surroundings(self._fun)
+        traced = self._surroundings.setdefault(kind_of(leaves, structure, static), now)
+        outputs = super().__call__(*args, **kwargs)
+        with disable_jit():
+            check.compare(outputs, traced, now)
+        return outputs
 
 
 @overload
@@ -106,6 +199,7 @@ def jit(
     backend: str | Callable[..., Any] = "inductor",
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    check_purity: bool = False,
 ) -> Jitted[P, R]: ...
 
 
@@ -119,6 +213,7 @@ def jit(
     backend: str | Callable[..., Any] = "inductor",
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    check_purity: bool = False,
 ) -> Callable[[Callable[P, R]], Jitted[P, R]]: ...
 
 
@@ -131,6 +226,7 @@ def jit(
     backend: str | Callable[..., Any] = "inductor",
     mode: str | None = None,
     options: Mapping[str, Any] | None = None,
+    check_purity: bool = False,
 ) -> Jitted[P, R] | Callable[[Callable[P, R]], Jitted[P, R]]:
     """Compile a pure function of pytrees, once for each kind of arguments.
 
@@ -152,12 +248,17 @@ def jit(
         raise when used again.
     backend, mode, options
         As in `torch.compile`; `mode` is for the backend "inductor".
+    check_purity
+        For debugging: at every call also run `fun` itself, twice and on copies, and raise a
+        `PurityError` that names the output which differs and the variable that has changed since
+        the trace. What changes a result by less than rounding may (1e-4 of the largest magnitude
+        in float32) is not seen.
 
     Returns
     -------
     Jitted
-        A callable with `trace_count` and `clear_cache()`. Under `vmap`, `grad`, another `jit` or
-        `disable_jit()` it is `fun` itself.
+        A callable with `trace_count`, `clear_cache()` and `lower(*args)`. Under `vmap`, `grad`,
+        another `jit` or `disable_jit()` it is `fun` itself.
 
     Raises
     ------
@@ -165,6 +266,8 @@ def jit(
         An argument leaf is neither tensor nor number, or a static argument cannot be hashed.
     TraceError
         `fun` cannot be traced, for example because it branches on the value of a tensor.
+    CompileError
+        The backend failed on what was traced.
 
     Examples
     --------
@@ -187,6 +290,7 @@ def jit(
             backend=backend,
             mode=mode,
             options=options,
+            check_purity=check_purity,
         )
     if torch.compiler.is_compiling():
         return fun  # type: ignore[return-value]  # which it is under another jit
@@ -194,7 +298,7 @@ def jit(
         raise TypeError(f"jit: expected a function, got {type(fun).__name__}.")
     names = arguments.signature(fun, static_argnums, static_argnames, donate_argnums)
     settings = Settings(backend, backends.compile_options(mode, options))
-    return Jitted(fun, names, settings)
+    return (CheckedJitted if check_purity else Jitted)(fun, names, settings)
 
 
 def _inlined() -> bool:
@@ -207,31 +311,3 @@ def _inlined() -> bool:
 
 
 _PLAIN = {Tensor, torch.nn.Parameter}
-
-
-def _state() -> tuple[Any, ...]:
-    """Return the settings of torch that a trace depends on."""
-    return (
-        torch.is_grad_enabled(),
-        torch.is_inference_mode_enabled(),
-        torch.get_default_dtype(),
-        torch.get_num_threads(),
-        torch.are_deterministic_algorithms_enabled(),
-        *((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in _KINDS),
-    )
-
-
-_KINDS = ("cpu", "cuda")
-
-
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    """Return all that a program may depend on, except the values."""
-    return (
-        type(tensor),
-        tensor.shape,
-        tensor.dtype,
-        tensor.device,
-        None if tensor.is_contiguous() else tensor.stride(),
-        tensor.requires_grad,
-        torch._C._dispatch_keys(tensor).raw_repr(),
-    )

@@ -66,7 +66,7 @@ def watched(tensors: Sequence[Tensor]) -> list[int]:
     storages = list(map(Tensor.untyped_storage, tensors))
     holders = list(map(Tensor._use_count, tensors))  # type: ignore[attr-defined]
     storage_holders = list(map(torch._C._storage_Use_Count, map(_address, storages)))
-    owned = list(map(torch._C.StorageBase.resizable, storages))
+    owned = list(map(torch.UntypedStorage.resizable, storages))
     count = len(storages)
     alone = [_ALONE[0]] * count, [_ALONE[1]] * count, [True] * count
     if (holders, storage_holders, owned) == alone:

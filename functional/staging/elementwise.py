@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -45,6 +46,9 @@ _ARITHMETIC: dict[Any, str] = {
     aten.sign: "({0} > 0) - ({0} < 0)",
     aten.maximum: "maximum({0}, {1})",
     aten.minimum: "minimum({0}, {1})",
+    aten.clamp: "{0} < {1} ? {1} : {0} > {2} ? {2} : {0}",
+    aten.clamp_min: "{0} < {1} ? {1} : {0}",
+    aten.clamp_max: "{0} > {1} ? {1} : {0}",
     aten.addcmul: "{0} + {value} * {1} * {2}",
     aten.addcdiv: "{0} + {value} * {1} / {2}",
     aten.where: "{0} ? {1} : {2}",
@@ -139,8 +143,13 @@ def _has_rounding_mode(node: fx.Node) -> bool:
 
 def _operands(node: fx.Node) -> tuple[Any, ...]:
     """Return the arguments that are computed with; the dtype of a conversion is not."""
-    conversion = node.target is prims.convert_element_type.default
-    return node.args[:1] if conversion else node.args
+    if node.target is prims.convert_element_type.default:
+        return node.args[:1]
+    if node.target is aten.clamp.default:
+        low, high = (*node.args[1:], None, None)[:2]
+        limits = (-math.inf if low is None else low, math.inf if high is None else high)
+        return (node.args[0], *limits)
+    return node.args
 
 
 def _fits(operand: Any, value: Tensor) -> bool:
@@ -151,7 +160,9 @@ def _fits(operand: Any, value: Tensor) -> bool:
         tensor = operand.meta["val"]
         same = tensor.ndim == 0 or (tensor.shape == value.shape and tensor.is_contiguous())
         return same and tensor.dtype in _STORED and tensor.device.type == "cpu"
-    return isinstance(operand, bool | int | float) and math.isfinite(operand)
+    if not isinstance(operand, bool | int | float) or math.isnan(operand):
+        return False
+    return value.dtype.is_floating_point or math.isfinite(operand)
 
 
 def _is_fill(operand: Any) -> bool:
@@ -247,36 +258,48 @@ def _operand(operand: Any, dtype: torch.dtype, names: dict[fx.Node, str]) -> str
 
 
 def _literal(number: Any, dtype: torch.dtype) -> str:
-    return f"{_COMPUTED[dtype]}({float(number)!r})" if dtype.is_floating_point else f"{int(number)}"
+    if not dtype.is_floating_point:
+        return f"{int(number)}"
+    text = repr(float(number)).replace("inf", "INFINITY")
+    return f"{_COMPUTED[dtype]}({text})"
 
 
 class Kernel:
     """One compiled loop over the rows of a table of pointers; a row is a region."""
 
     def __init__(self, source: str, sizes: Sequence[int], slots: int) -> None:
+        self._made_of = (source, sizes, slots)
         self._rows = len(sizes)
-        ends = [sum(sizes[: row + 1]) for row in range(self._rows)]
-        self._ends = (ctypes.c_int64 * self._rows)(*ends)
+        self._ends = (ctypes.c_int64 * self._rows)(*itertools.accumulate(sizes))
         self._table = ctypes.c_void_p * (self._rows * slots)
-        self._run = compiled(source)
+        self._run = library(source).run
+        self._run.restype = None
+        pointer = ctypes.c_void_p
+        self._run.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_int]
 
     def __call__(self, tensors: Sequence[Tensor]) -> None:
         """Run over all rows, given the tensors of all their slots one after another."""
         pointers = self._table(*map(Tensor.data_ptr, tensors))
         self._run(self._rows, self._ends, pointers, torch.get_num_threads())
 
+    def __reduce__(self) -> Any:
+        """Let a copy in another process load what was compiled here."""
+        return Kernel, self._made_of
+
+    @property
+    def path(self) -> str:
+        """The file of the compiled library."""
+        return str(library(self._made_of[0])._name)
+
 
 @functools.cache
-def compiled(source: str) -> Callable[..., None]:
-    """Return the function `run` of the source; the compiler keeps what it built on disk."""
+def library(source: str) -> ctypes.CDLL:
+    """Return the compiled source; inductor keeps what was built on disk."""
     from torch._inductor import config
     from torch._inductor.codecache import CppCodeCache
 
     # Loops are to run on vectors, which roots that may set errno do not.
     flags = ("-ftree-loop-vectorize", "-fno-math-errno")
     with config.patch({"cpp.vec_isa_ok": True}):
-        run: Any = CppCodeCache.load(source, extra_flags=flags).run
-    run.restype = None
-    pointer = ctypes.c_void_p
-    run.argtypes = [ctypes.c_int64, pointer, pointer, ctypes.c_int]
-    return run  # type: ignore[no-any-return]
+        loaded: ctypes.CDLL = CppCodeCache.load(source, extra_flags=flags)
+    return loaded

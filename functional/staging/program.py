@@ -86,7 +86,6 @@ class Program:
         leaves: Sequence[Tensor],
         settings: Settings,
     ) -> None:
-        self.traced = traced
         self.names, self.structure = names, structure
         self._captured = traced.captured
         self._donated = arguments.donated_leaves(names, structure)
@@ -98,9 +97,9 @@ class Program:
         donated = [] if self._is_differentiable else self._donated
         self._buffers, unused = plan_donation(traced.graph, donated)
         self._in_place = list(self._buffers.items())
-        self._unflatten = traced.structure.unflatten
+        self._returns = traced.structure
         self._warn_of_unused(unused if donated else self._donated)
-        self._compile(leaves, settings)
+        self._compile(traced, leaves, settings)
 
     def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
@@ -111,8 +110,8 @@ class Program:
             outputs[index] = _alias(inputs[source])
         for index, source in self._in_place:
             outputs[index] = inputs[source].data
-        for index, shape, options in self._fresh:
-            outputs[index] = torch.empty(shape, **options)
+        for index, *memory in self._fresh:
+            outputs[index] = _allocate(*memory)
         values = self._run([inputs[index] for index in self._reads])
         for index, value in zip(self._computed, values, strict=False):
             outputs[index] = value
@@ -124,7 +123,16 @@ class Program:
                 kernel([tensors[slot] for slot in slots])
         if self._donated:
             donation.bury(self._take_donated(leaves), self._take_donated(given))
-        return self._unflatten(outputs)
+        return self._returns.unflatten(outputs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process needs to run it: neither the function nor its trace."""
+        return {**self.__dict__, "names": None}
+
+    def bound_to(self, names: arguments.Signature) -> Program:
+        """Give a loaded program the function that its errors speak of."""
+        self.names = names
+        return self
 
     def _lend(self, leaves: list[Tensor]) -> list[Tensor]:
         """Return the leaves with copies of those that something else looks at."""
@@ -138,9 +146,9 @@ class Program:
     def _take_donated(self, leaves: list[Tensor]) -> list[Tensor]:
         return [leaves[index] for index in self._donated]
 
-    def _compile(self, leaves: Sequence[Tensor], settings: Settings) -> None:
+    def _compile(self, traced: Trace, leaves: Sequence[Tensor], settings: Settings) -> None:
         """Decide where each output comes from, and compile what computes them."""
-        graph = _copy(self.traced.graph)
+        graph = _copy(traced.graph)
         results = graphs.results(graph)
         inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
         first = {node: results.index(node) for node in results}
@@ -161,7 +169,7 @@ class Program:
             self._kernels, self._fresh = [], []
             return
         buffers = {wanted.index(j): i for j, i in self._buffers.items()}
-        compiled = compile_pure(graph, self.traced, settings, buffers, self._donated)
+        compiled = compile_pure(graph, traced, settings, buffers, self._donated)
         self._run, self._reads = compiled.run, compiled.reads
         self._computed = [wanted[j] for j in compiled.computed]
         self._fresh = [(wanted[j], *_memory(results[wanted[j]])) for j in compiled.fresh]
@@ -173,10 +181,10 @@ class Program:
     def _position(self, slot: tails.Slot, wanted: Sequence[int], inputs: int) -> int:
         """Return where a kernel's tensor is among inputs, outputs and values in a row."""
         if slot.source == "inputs":
-            return slot.index
+            return slot.position
         if slot.source == "outputs":
-            return inputs + wanted[slot.index]
-        return inputs + self._size + slot.index
+            return inputs + wanted[slot.position]
+        return inputs + self._size + slot.position
 
     def _warn_of_unused(self, unused: Sequence[int]) -> None:
         if unused:
@@ -184,7 +192,7 @@ class Program:
                 f"jit({self.names.name}): no output has the shape, dtype and device of the "
                 f"donated {', '.join(map(self._leaf_name, unused))}.",
                 DonationWarning,
-                stacklevel=4,
+                stacklevel=6,
             )
 
     def _leaf_name(self, index: int) -> str:
@@ -192,8 +200,10 @@ class Program:
 
 
 class Compiled(NamedTuple):
-    """A compiled graph: `run` reads the inputs `reads` and returns the outputs `computed`, then
-    what the kernels read; these write the other outputs, of which `fresh` have no memory yet.
+    """A compiled graph, and where its inputs and outputs are.
+
+    `run` reads the inputs `reads` and returns the outputs `computed`, then what the kernels read;
+    these write the other outputs, of which `fresh` have no memory yet.
     """
 
     run: backends.Runner
@@ -268,7 +278,7 @@ def _drop_unused(graph: fx.Graph) -> list[int]:
 def _staged(
     graph: fx.Graph, traced: Trace, settings: Settings, buffers: Mapping[int, int]
 ) -> backends.Runner:
-    """Compile a graph with loops piece by piece; outputs are copied into their buffers at the end."""
+    """Compile a graph with loops piece by piece; copy outputs into their buffers at the end."""
 
     def compile_trace(inner: Trace) -> backends.Runner:
         return compile_whole(inner, settings)
@@ -280,15 +290,21 @@ def _staged(
         else step.work.compiled(compile_trace)
         for step in steps
     ]
-    run_all = schedule.sequence(graph, steps, runs)
+    sequence = schedule.Sequence(graph, steps, runs)
+    return _CopyingBack(sequence, dict(buffers)) if buffers else sequence
 
-    def run(inputs: list[Tensor]) -> list[Tensor]:
-        results = run_all(inputs)
-        for j, i in buffers.items():
+
+class _CopyingBack:
+    """Copies some outputs into the memory of inputs and returns the others."""
+
+    def __init__(self, run: backends.Runner, buffers: dict[int, int]) -> None:
+        self._run, self._buffers = run, buffers
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        results = self._run(list(inputs))
+        for j, i in self._buffers.items():
             inputs[i].copy_(results[j])
-        return [result for j, result in enumerate(results) if j not in buffers]
-
-    return run
+        return [result for j, result in enumerate(results) if j not in self._buffers]
 
 
 def compile_whole(traced: Trace, settings: Settings) -> backends.Runner:
@@ -301,17 +317,27 @@ def compile_whole(traced: Trace, settings: Settings) -> backends.Runner:
     graph.output_node().args = (tuple(wanted),)
     place = [(j, wanted.index(node)) for j, node in enumerate(results) if node not in inputs]
     compiled = compile_pure(graph, traced, settings, {}, (), outline=False)
+    return _Whole(compiled.run, compiled.reads, passed, place, len(results)).run_all
 
-    def run(given: list[Tensor]) -> list[Tensor]:
-        values = compiled.run([given[i] for i in compiled.reads])
-        outputs: list[Any] = [None] * len(results)
-        for j, i in passed:
-            outputs[j] = given[i]
-        for j, i in place:
+
+class _Whole(NamedTuple):
+    """Runs what is compiled of a graph and adds the outputs that are inputs or are repeated."""
+
+    run: backends.Runner
+    reads: list[int]
+    passed: list[tuple[int, int]]
+    place: list[tuple[int, int]]
+    size: int
+
+    def run_all(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Return the outputs of the graph."""
+        values = self.run([inputs[i] for i in self.reads])
+        outputs: list[Any] = [None] * self.size
+        for j, i in self.passed:
+            outputs[j] = inputs[i]
+        for j, i in self.place:
             outputs[j] = values[i]
         return outputs
-
-    return run
 
 
 def _copy(graph: fx.Graph) -> fx.Graph:
@@ -321,9 +347,13 @@ def _copy(graph: fx.Graph) -> fx.Graph:
     return copy
 
 
-def _memory(node: fx.Node) -> tuple[torch.Size, dict[str, Any]]:
+def _memory(node: fx.Node) -> tuple[tuple[int, ...], tuple[int, ...], torch.dtype]:
     value = node.meta["val"]
-    return value.shape, {"dtype": value.dtype, "device": value.device}
+    return tuple(value.shape), value.stride(), value.dtype
+
+
+# What inductor's own programs allocate with, several times as fast as torch.empty.
+_allocate: Any = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
 
 
 def _alias(tensor: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ and looks on the way whether the containers are the expected ones.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +19,11 @@ from .. import tree
 Reader = Callable[[tuple[Any, ...], dict[str, Any]], list[Any] | None]
 
 
-def reader(structure: tree.Structure) -> Reader | None:
-    """Return the reader of calls of this structure, None where a container is not a plain one.
+def reader(structure: tree.Structure) -> Reader:
+    """Return the reader of calls of this structure.
 
-    What stands in the place of a leaf is returned as it is, be it a container.
+    What stands in the place of a leaf is returned as it is, be it a container. Where a container is
+    neither dict, list, tuple nor NamedTuple, the tree is flattened and compared.
 
     >>> read = reader(tree.structure((({"w": 1, "b": (2, None)},), {"rate": 3})))
     >>> read(({"b": (5, None), "w": 6},), {"rate": 7})
@@ -32,7 +34,7 @@ def reader(structure: tree.Structure) -> Reader | None:
     writer = _Writer()
     call, keywords = structure.children()
     if not (writer.visit(call, "args") and writer.visit(keywords, "kwargs")):
-        return None
+        return functools.partial(_flattened, structure)
     lines = "".join(f"        {line}\n" for line in writer.lines)
     source = (
         "def read(args, kwargs):\n"
@@ -45,6 +47,13 @@ def reader(structure: tree.Structure) -> Reader | None:
     exec(source, writer.scope)
     read: Reader = writer.scope["read"]
     return read
+
+
+def _flattened(
+    structure: tree.Structure, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[Any] | None:
+    leaves, found = tree.flatten((args, kwargs))
+    return leaves if found == structure else None
 
 
 class _Writer:
@@ -71,7 +80,8 @@ class _Writer:
         entries = structure.entries()
         self.lines.append(f"{name} = {expression}")
         self.lines.append(
-            f"if type({name}) is not {self.bind(kind)} or len({name}) != {len(entries)}: return None"
+            f"if type({name}) is not {self.bind(kind)} or len({name}) != {len(entries)}: "
+            "return None"
         )
         places = entries if kind is dict else range(len(entries))
         children = zip(places, structure.children(), strict=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections import abc
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import Tensor, fx
@@ -11,7 +12,7 @@ from torch import Tensor, fx
 from . import graphs
 from .control import is_control
 
-Run = Callable[[list[Tensor]], Sequence[Tensor]]
+Run = Callable[[list[Tensor]], abc.Sequence[Tensor]]
 
 
 class Step(NamedTuple):
@@ -35,7 +36,7 @@ def cut(graph: fx.Graph) -> list[Step]:
         before = (level[n] + (n in picks) for n in node.all_input_nodes)
         level[node] = max(before, default=0)
         if node in picks:
-            level[node] = level[node.args[0]]  # type: ignore[index]
+            level[node] = level[node.args[0]]
     steps = []
     final = graph.output_node()
     for depth in range(level[final] + 1):
@@ -51,11 +52,10 @@ def cut(graph: fx.Graph) -> list[Step]:
             steps.append(_piece(ordinary))
         for node in graph.nodes:
             if level[node] == depth and is_control(node):
-                count = len(node.meta["val"])
-                gives = [node] * count
-                for user in node.users:
-                    gives[user.args[1]] = user  # type: ignore[call-overload]
-                steps.append(Step(node.target, list(node.args), gives))  # type: ignore[arg-type]
+                picked: dict[Any, fx.Node] = {user.args[1]: user for user in node.users}
+                work, places = node.target.pruned(list(picked))
+                gives = [picked.get(place, node) for place in places]
+                steps.append(Step(work, list(node.args), gives))
     return steps
 
 
@@ -81,22 +81,21 @@ def _piece(nodes: list[fx.Node]) -> Step:
     return Step(piece, reads, gives)
 
 
-def sequence(
-    graph: fx.Graph, steps: Sequence[Step], runs: Sequence[Run]
-) -> Callable[[list[Tensor]], list[Tensor]]:
-    """Return a function of the inputs of `graph` that runs its pieces by `runs`."""
-    number = {node: index for index, node in enumerate(graph.nodes)}
-    inputs = [number[node] for node in graphs.placeholders(graph)]
-    outputs = [number[node] for node in graphs.results(graph)]
-    plan = [
-        (run, [number[node] for node in step.reads], [number[node] for node in step.gives])
-        for run, step in zip(runs, steps, strict=True)
-    ]
+class Sequence:
+    """Runs the pieces of a graph one after another, given what runs each."""
 
-    def run_all(given: list[Tensor]) -> list[Tensor]:
-        values = dict(zip(inputs, given, strict=True))
-        for run, reads, gives in plan:
+    def __init__(self, graph: fx.Graph, steps: list[Step], runs: list[Run]) -> None:
+        number = {node: index for index, node in enumerate(graph.nodes)}
+        self._inputs = [number[node] for node in graphs.placeholders(graph)]
+        self._outputs = [number[node] for node in graphs.results(graph)]
+        self._plan = [
+            (run, [number[node] for node in step.reads], [number[node] for node in step.gives])
+            for run, step in zip(runs, steps, strict=True)
+        ]
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        """Return the outputs of the graph."""
+        values = dict(zip(self._inputs, inputs, strict=True))
+        for run, reads, gives in self._plan:
             values.update(zip(gives, run([values[i] for i in reads]), strict=True))
-        return [values[i] for i in outputs]
-
-    return run_all
+        return [values[i] for i in self._outputs]

@@ -23,14 +23,17 @@ def unchanged(fun: Callable[..., Any], name: str) -> Iterator[None]:
     """
     before = surroundings(fun)
     yield
-    after = surroundings(fun)
-    for variable in before:
-        if not _same(before[variable], after.get(variable, _MISSING)):
-            raise TraceError(
-                f"jit({name}) changes {variable}, which is not its own. A jitted function's Python "
-                "runs once, when it is traced, and not at the calls after: return the new value "
-                "instead and let the caller keep it, or debug within `pf.disable_jit()`."
-            )
+    for variable in changes(before, surroundings(fun)):
+        raise TraceError(
+            f"jit({name}) changes {variable}, which is not its own. A jitted function's Python "
+            "runs once, when it is traced, and not at the calls after: return the new value "
+            "instead and let the caller keep it, or debug within `pf.disable_jit()`."
+        )
+
+
+def changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """Return the variables that two `surroundings` of one function differ in."""
+    return [name for name in before if not _same(before[name], after.get(name, _MISSING))]
 
 
 def surroundings(fun: Callable[..., Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ and run by one loop for each kind. The compiler gets what remains, a fraction of
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from torch import Tensor, fx
@@ -25,7 +25,7 @@ class Slot(NamedTuple):
     """Where a kernel's tensor is found: among the "inputs", "values" or "outputs" of a program."""
 
     source: str
-    index: int
+    position: int
 
 
 class Tail(NamedTuple):
@@ -39,17 +39,17 @@ class Tail(NamedTuple):
 NONE = Tail([], set())
 
 
-def split(graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int]) -> Tail:
+def split(graph: fx.Graph, buffers: Mapping[int, int], donated: Sequence[int]) -> Tail:
     """Take the tail out of `graph`, which afterwards returns what is left and what the tail reads.
 
     `buffers[output] = input` are the outputs that are written into the memory of inputs; of those
     that are left, slots of "values" count none.
     """
     regions = _regions(graph, buffers, donated)
-    kinds = defaultdict(list)
+    kinds: dict[str, list[Region]] = defaultdict(list)
     for region in regions:
         kinds[region.source()].append(region)
-    kinds = {source: found for source, found in kinds.items() if len(found) >= MINIMUM}
+    kinds = defaultdict(list, {s: found for s, found in kinds.items() if len(found) >= MINIMUM})
     taken = {node for found in kinds.values() for region in found for node in region.outputs}
     outputs = graphs.results(graph)
     computed = {index for index, node in enumerate(outputs) if node in taken}
@@ -76,7 +76,7 @@ def split(graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int]) -> T
     return Tail(kernels, computed)
 
 
-def _regions(graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int]) -> list[Region]:
+def _regions(graph: fx.Graph, buffers: Mapping[int, int], donated: Sequence[int]) -> list[Region]:
     """Return the connected parts of the elementwise tail that are safe to run after the rest."""
     outputs = graphs.results(graph)
     output_node = graph.output_node()
@@ -115,7 +115,7 @@ def _components(tail: dict[fx.Node, None]) -> list[list[fx.Node]]:
 
 
 def _hazards(
-    graph: fx.Graph, buffers: dict[int, int], donated: Sequence[int], readers: dict[fx.Node, int]
+    graph: fx.Graph, buffers: Mapping[int, int], donated: Sequence[int], readers: dict[fx.Node, int]
 ) -> Callable[[Region], bool]:
     """Return a function that says whether no region could read what another has overwritten.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .. import tree
@@ -39,7 +40,7 @@ def trace(fun: Callable[[Sequence[Tensor]], tree.PyTree], inputs: Sequence[Tenso
     The function runs as it is, torch.func's transforms and its own Python included; what is
     recorded lies below them. It may hold tensors in its closure: those become inputs too.
     """
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode = _mode()
     fakes = [stand_in(mode, tensor) for tensor in inputs]
     recorder = Recorder(mode)
     for index, fake in enumerate(fakes):
@@ -50,6 +51,12 @@ def trace(fun: Callable[[Sequence[Tensor]], tree.PyTree], inputs: Sequence[Tenso
     recorder.graph.output(tuple([recorder.node(leaf) for leaf in leaves]))
     recorder.graph.eliminate_dead_code(_is_impure)
     return Trace(recorder.graph, mode, recorder.captured, structure, recorder.written)
+
+
+def _mode() -> FakeTensorMode:
+    """Return the mode of a trace; its shapes are numbers, its tensors have no values to ask for."""
+    shapes = ShapeEnv(allow_scalar_outputs=False, allow_dynamic_output_shape_ops=False)
+    return FakeTensorMode(allow_non_fake_inputs=True, shape_env=shapes, static_shapes=True)
 
 
 def stand_in(mode: FakeTensorMode, tensor: Tensor) -> FakeTensor:
@@ -120,7 +127,7 @@ class Recorder(TorchDispatchMode):
         """Let `node` be what computes `tensor`."""
         fake = tensor if isinstance(tensor, FakeTensor) else self.mode.from_tensor(tensor)
         node.meta.setdefault("val", fake)
-        self._nodes[id(tensor)] = node
+        self._nodes[id(tensor)] = self._nodes[id(fake)] = node
         self._alive += [tensor, fake]
 
     def node(self, tensor: Tensor) -> fx.Node:
@@ -158,6 +165,8 @@ class Recorder(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
         if func._schema.is_mutable:
+            # A captured tensor has values, which a function that is only traced must not change.
+            args, kwargs = fx.node.map_aggregate((tuple(args), dict(kwargs)), self._valueless)
             self._note_writes(func, args)
         result = func(*args, **kwargs)
         constant = args[0] if func is aten.lift_fresh.default else None
@@ -167,14 +176,15 @@ class Recorder(TorchDispatchMode):
                 fill = (list(constant.shape), constant.item())
             options = {"dtype": constant.dtype, "device": constant.device, "pin_memory": False}
             self.record(aten.full.default, fill, options, result)
-        elif isinstance(result, Tensor):
-            self.record(func, args, kwargs, result)
-        elif isinstance(result, tuple | list) and any(isinstance(r, Tensor) for r in result):
+        elif any(isinstance(part, Tensor) for part in tree.leaves(result)):
             self.record(func, args, kwargs, result)
         return result
 
     def _argument(self, value: Any) -> Any:
         return self.node(value) if isinstance(value, Tensor) else value
+
+    def _valueless(self, value: Any) -> Any:
+        return self.node(value).meta["val"] if isinstance(value, Tensor) else value
 
     def _note_writes(self, func: Any, args: Any) -> None:
         for argument, value in zip(func._schema.arguments, args, strict=False):
@@ -199,7 +209,7 @@ def _composite(func: Any) -> Callable[..., Any] | None:
         return _COMPOSITE[func]
     definition = func.decompose if _has_definition(func) else None
     _COMPOSITE[func] = definition
-    return definition  # type: ignore[no-any-return]
+    return definition
 
 
 _COMPOSITE: dict[Any, Callable[..., Any] | None] = {}

@@ -6,7 +6,6 @@ import itertools
 import random as python_random
 from typing import NamedTuple
 
-import numpy as np
 import optree
 import pytest
 import torch
@@ -367,81 +366,6 @@ def test_generated_code_agrees_with_eager():
     ours, expected = pf.jit(step)(params, x, 0.1), step(params, x, 0.1)
     for one, other in zip(tree.leaves(ours), tree.leaves(expected), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
-
-
-def branching(x):
-    if x.sum() > 0:
-        return x
-    return -x
-
-
-@pytest.mark.parametrize(
-    ("fun", "error", "message"),
-    [
-        (branching, pf.TraceError, r"test_staging.py:\d+, in branching: `if x.sum\(\) > 0:`"),
-        (branching, pf.TraceError, r"torch\.where.*pf\.cond"),
-        (lambda x: int(x.sum()) * [1], pf.TraceError, "test_staging.py"),
-        (lambda x: x @ torch.ones(7), RuntimeError, "7"),
-        (lambda x: {"a": [x, "text"]}, TypeError, r"output\['a'\]\[1\] = 'text'"),
-    ],
-)
-def test_errors_name_the_reason(fun, error, message):
-    jitted = pf.jit(fun, backend="eager")
-    with pytest.raises(error, match=message):
-        jitted(torch.ones(3))
-    assert jitted.trace_count == 0
-
-
-class RefusedError(ValueError):
-    pass
-
-
-def test_an_exception_of_the_function_itself_arrives_as_it_is():
-    def fun(x):
-        raise RefusedError(f"no shape {tuple(x.shape)} here")
-
-    with pytest.raises(RefusedError, match=r"no shape \(3,\) here"):
-        pf.jit(fun, backend="eager")(torch.ones(3))
-
-
-@pytest.mark.parametrize(
-    ("args", "path"),
-    [
-        (({"a": "text"},), r"config\['a'\] is a str"),
-        ((torch.nn.Linear(1, 1),), "config is a Linear"),
-        (([1, {"b": np.ones(2)}],), r"config\[1\]\['b'\] is a ndarray"),
-    ],
-)
-def test_an_untraceable_leaf_is_named(args, path):
-    fun = pf.jit(lambda config: 1, backend="eager")
-    with pytest.raises(TypeError, match=f"{path}.*static_argnames='config'"):
-        fun(*args)
-
-
-def test_static_arguments_are_checked():
-    fun = pf.jit(lambda x, shape: x, static_argnames="shape", backend="eager")
-    with pytest.raises(TypeError, match=r"shape: a static value must be hashable, got list"):
-        fun(torch.ones(2), [1, 2])
-    with pytest.raises(TypeError, match="shape: a static value must not be a tensor"):
-        fun(torch.ones(2), shape=torch.ones(2))
-    with pytest.raises(ValueError, match="static and donated"):
-        pf.jit(lambda x: x, static_argnums=0, donate_argnums=0)
-    with pytest.raises(ValueError, match="static_argnums=-3"):
-        pf.jit(lambda x: x, static_argnums=-3)
-    with pytest.raises(ValueError, match="no argument 'shapes'"):
-        pf.jit(lambda x, shape: x, static_argnames="shapes")
-    with pytest.raises(ValueError, match="donate_argnums=7 does not fit"):
-        pf.jit(lambda x: x, donate_argnums=7)
-    pf.jit(lambda *args, **kwargs: args, donate_argnums=7, static_argnames="anything")
-    with pytest.raises(TypeError, match="expected a function, got Tensor"):
-        pf.jit(torch.ones(2))
-
-
-def test_unknown_modes_and_options_are_refused():
-    with pytest.raises(ValueError, match="no_such_option"):
-        pf.jit(lambda x: x + 1, options={"no_such_option": 1})(torch.ones(2))
-    with pytest.raises(ValueError, match="no-such-mode.*max-autotune"):
-        pf.jit(lambda x: x + 1, mode="no-such-mode")(torch.ones(2))
 
 
 def test_interleaved_sizes_keep_static_shapes():

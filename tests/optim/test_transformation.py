@@ -201,11 +201,15 @@ def test_updates_that_would_be_truncated_are_refused(name, leaf):
 
 def test_updates_of_a_trace_may_be_donated():
     momentum = optim.trace(0.9)
-    update = pf.jit(momentum.update, donate_argnums=(0, 1), backend="aot_eager")
-    state = momentum.init({"w": torch.zeros(2)})
-    for expected in (1.0, 1.9, 2.71):
+    update = pf.jit(momentum.update, donate_argnums=1, backend="aot_eager")
+    apply = pf.jit(optim.apply_updates, donate_argnums=1, backend="aot_eager")
+    params = {"w": torch.zeros(2)}
+    state = momentum.init(params)
+    for total, moved in ((1.0, 1.0), (1.9, 2.9), (2.71, 5.61)):
         updates, state = update({"w": torch.ones(2)}, state)
-        torch.testing.assert_close(updates["w"], torch.full((2,), expected))
+        params = apply(params, updates)
+        torch.testing.assert_close(state.trace["w"], torch.full((2,), total))
+        torch.testing.assert_close(params["w"], torch.full((2,), moved))
 
 
 @pytest.mark.parametrize(
