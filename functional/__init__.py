@@ -18,15 +18,31 @@ from .autodiff import (
     vjp,
 )
 from .batching import vmap
-from .staging import DonationWarning, Jitted, TraceError, disable_jit, jit
+from .control import cond, fori_loop, map, remat, scan, switch, while_loop  # noqa: A004
+from .staging import (
+    CompileError,
+    DonationWarning,
+    Jitted,
+    PurityError,
+    TraceError,
+    disable_jit,
+    explain_retraces,
+    jit,
+    make_graph,
+)
 
 __all__ = [
+    "CompileError",
     "DonationWarning",
     "Jitted",
+    "PurityError",
     "ShapeDtype",
     "TraceError",
+    "cond",
     "disable_jit",
     "eval_shape",
+    "explain_retraces",
+    "fori_loop",
     "grad",
     "hessian",
     "hvp",
@@ -36,12 +52,18 @@ __all__ = [
     "jit",
     "jvp",
     "losses",
+    "make_graph",
+    "map",
     "metrics",
     "nn",
     "random",
+    "remat",
+    "scan",
     "stop_gradient",
+    "switch",
     "tree",
     "value_and_grad",
     "vjp",
     "vmap",
+    "while_loop",
 ]

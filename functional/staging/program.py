@@ -225,8 +225,7 @@ def compile_pure(
     """Compile a graph; the outputs `buffers` go into the memory of inputs and are not returned."""
     has_control = any(is_control(node) for node in graph.nodes)
     to_inductor = settings.backend == "inductor" and not has_control
-    if not has_control:
-        graph = graphs.functional(graph, traced.mode)
+    graph = graphs.functional(graph, traced.mode)
     if to_inductor:
         graph = graphs.decompose(graph, traced.mode, backends.decompositions())
         graph = graphs.without_repetition(graph)

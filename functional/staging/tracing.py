@@ -212,7 +212,10 @@ def _composite(func: Any) -> Callable[..., Any] | None:
     return definition
 
 
-_COMPOSITE: dict[Any, Callable[..., Any] | None] = {}
+# Torch has no efficient zero without a value.
+_COMPOSITE: dict[Any, Callable[..., Any] | None] = {
+    aten._efficientzerotensor.default: aten.zeros.default
+}
 
 
 def _has_definition(func: Any) -> bool:
