@@ -6,12 +6,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from ..staging.control import Compile, Memory, Operator, Run
 from ..staging.tracing import Trace
 from .bodies import keeping, outputs_of
+from .runners import BlockRunner, ChoiceRunner, ScanRunner, WhileRunner, bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,27 +23,11 @@ class ScanOperator(Operator):
     reverse: bool
 
     def compiled(self, compile: Compile) -> Run:  # noqa: A002
-        """Return a loop in Python over compiled steps that writes the outputs into their places."""
+        """Return a loop over compiled steps."""
         chunks = self._chunks()
-        runs = {steps: _bound(compile, self.bodies[steps]) for steps in {*map(len, chunks)}}
+        runs = {steps: bound(compile, self.bodies[steps]) for steps in {*map(len, chunks)}}
         memory = self.outputs()[self.carries :]
-        carries, end = self.carries, self.consts + self.carries
-
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            consts, carry = inputs[: self.consts], inputs[self.consts : end]
-            xs = [x.unbind(0) for x in inputs[end:]]
-            ys = [torch.empty(shape, dtype=dtype, device=dev) for shape, dtype, dev in memory]
-            places = [y.unbind(0) for y in ys]
-            for chunk in chunks:
-                slices = [x[i] for i in chunk for x in xs]
-                outputs = runs[len(chunk)]([*consts, *carry, *slices])
-                carry = list(outputs[:carries])
-                if places:
-                    slots = [place[i] for i in chunk for place in places]
-                    torch._foreach_copy_(slots, list(outputs[carries:]))
-            return [*_owned(carry, inputs), *ys]
-
-        return run
+        return ScanRunner(runs, chunks, memory, self.consts, self.carries)
 
     def pruned(self, used: Sequence[int]) -> tuple[ScanOperator, list[int]]:
         """Return the loop without the stacked outputs that nobody reads."""
@@ -83,16 +65,8 @@ class WhileOperator(Operator):
     consts: int
 
     def compiled(self, compile: Compile) -> Run:  # noqa: A002
-        """Return a loop in Python over a compiled condition and step."""
-        holds, step = _bound(compile, self.condition), _bound(compile, self.body)
-
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            consts, carry = inputs[: self.consts], inputs[self.consts :]
-            while holds([*consts, *carry])[0].item():
-                carry = list(step([*consts, *carry]))
-            return _owned(carry, inputs)
-
-        return run
+        """Return a loop over a compiled condition and step."""
+        return WhileRunner(bound(compile, self.condition), bound(compile, self.body), self.consts)
 
     def pruned(self, used: Sequence[int]) -> tuple[WhileOperator, list[int]]:
         """Return the loop, all of whose outputs its own next step may read."""
@@ -110,13 +84,8 @@ class ChoiceOperator(Operator):
     branches: Sequence[Trace]
 
     def compiled(self, compile: Compile) -> Run:  # noqa: A002
-        """Return what reads the index and runs a compiled branch."""
-        runs = [_bound(compile, branch) for branch in self.branches]
-
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            return _owned(runs[int(inputs[0].item())](inputs[1:]), inputs)
-
-        return run
+        """Return what runs the compiled branch that the index says."""
+        return ChoiceRunner([bound(compile, branch) for branch in self.branches])
 
     def pruned(self, used: Sequence[int]) -> tuple[ChoiceOperator, list[int]]:
         """Return the choice without what no branch need compute."""
@@ -136,12 +105,7 @@ class BlockOperator(Operator):
 
     def compiled(self, compile: Compile) -> Run:  # noqa: A002
         """Return the compiled graph."""
-        body = _bound(compile, self.body)
-
-        def run(inputs: list[Tensor]) -> list[Tensor]:
-            return _owned(body(list(inputs)), inputs)
-
-        return run
+        return BlockRunner(bound(compile, self.body))
 
     def pruned(self, used: Sequence[int]) -> tuple[BlockOperator, list[int]]:
         """Return the block without what nobody reads."""
@@ -151,23 +115,3 @@ class BlockOperator(Operator):
     def outputs(self) -> list[Memory]:
         """Return what the graph returns."""
         return outputs_of(self.body)
-
-
-def _bound(compile: Compile, trace: Trace) -> Run:  # noqa: A002
-    """Return a runner that needs no captured tensors."""
-    run, captured = compile(trace), trace.captured
-    return (lambda inputs: run([*inputs, *captured])) if captured else run
-
-
-def _owned(outputs: Sequence[Tensor], inputs: Sequence[Tensor]) -> list[Tensor]:
-    """Return the outputs with copies of those that lie in the memory of an input or of another.
-
-    A donated input may be written while its neighbours are still read.
-    """
-    taken = {tensor.untyped_storage()._cdata for tensor in inputs}
-    own = []
-    for output in outputs:
-        memory = output.untyped_storage()._cdata
-        own.append(output.clone() if memory in taken else output)
-        taken.add(memory)
-    return own
