@@ -17,11 +17,11 @@ from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
 from . import arguments, backends, persistence
+from .containers import Reader, reader
 from .kinds import Kind, kind_of
 from .lowering import Lowered, as_tensors, compile_trace, trace_kind
 from .program import Program, Settings
 from .purity import Check
-from .reading import Reader, reader
 from .surroundings import surroundings
 
 P = ParamSpec("P")

@@ -125,7 +125,7 @@ def is_elementwise(node: fx.Node) -> bool:
     if node.op != "call_function":
         return False
     value = node.meta["val"]
-    if not isinstance(value, Tensor) or value.ndim == 0 or value.numel() == 0:
+    if not isinstance(value, Tensor) or value.numel() == 0:
         return False
     if value.dtype not in _STORED or value.device.type != "cpu" or not value.is_contiguous():
         return False

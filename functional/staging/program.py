@@ -13,6 +13,7 @@ from .. import tree
 from ..border import tensor_leaves
 from . import arguments, backends, donation, graphs, schedule, tails
 from .aliasing import plan_donation
+from .containers import builder
 from .control import is_control
 from .errors import DonationWarning, explain
 from .surroundings import unchanged
@@ -96,8 +97,7 @@ class Program:
         donation.refuse_gradients(leaves, self._donated, self._leaf_name)
         donated = [] if self._is_differentiable else self._donated
         self._buffers, unused = plan_donation(traced.graph, donated)
-        self._in_place = list(self._buffers.items())
-        self._returns = traced.structure
+        self._returns, self._build = traced.structure, builder(traced.structure)
         self._warn_of_unused(unused if donated else self._donated)
         self._compile(traced, leaves, settings)
 
@@ -105,29 +105,28 @@ class Program:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
         given = self._lend(leaves) if self._donated else leaves
         inputs = [*given, *self._captured] if self._captured else given
-        outputs: list[Any] = [None] * self._size
-        for index, source in self._passed:
-            outputs[index] = _alias(inputs[source])
-        for index, source in self._in_place:
-            outputs[index] = inputs[source].data
-        for index, *memory in self._fresh:
-            outputs[index] = _allocate(*memory)
-        values = self._run([inputs[index] for index in self._reads])
-        for index, value in zip(self._computed, values, strict=False):
-            outputs[index] = value
-        for index, source in self._repeated:
-            outputs[index] = outputs[source].clone()
-        if self._kernels:
-            tensors = [*inputs, *outputs, *values]
-            for kernel, slots in self._kernels:
-                kernel([tensors[slot] for slot in slots])
+        values = self._run([*inputs] if self._reads is None else [inputs[i] for i in self._reads])
+        row = [
+            *[inputs[i].data for i in self._in_place],
+            *[_allocate(*memory) for memory in self._fresh],
+            *[_alias(inputs[i]) for i in self._passed],
+            *values,
+        ]
+        for kernel, slots in self._kernels:
+            tensors = [*inputs, *row]
+            kernel([tensors[slot] for slot in slots])
+        row += [row[i].clone() for i in self._repeated]
         if self._donated:
             donation.bury(self._take_donated(leaves), self._take_donated(given))
-        return self._returns.unflatten(outputs)
+        return self._build(row if self._order is None else [row[i] for i in self._order])
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to run it: neither the function nor its trace."""
-        return {**self.__dict__, "names": None}
+        return {**self.__dict__, "names": None, "_build": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Write anew what puts the outputs together."""
+        self.__dict__ = {**state, "_build": builder(state["_returns"])}
 
     def bound_to(self, names: arguments.Signature) -> Program:
         """Give a loaded program the function that its errors speak of."""
@@ -147,44 +146,52 @@ class Program:
         return [leaves[index] for index in self._donated]
 
     def _compile(self, traced: Trace, leaves: Sequence[Tensor], settings: Settings) -> None:
-        """Decide where each output comes from, and compile what computes them."""
+        """Compile what computes the outputs, and decide where each is found in a row.
+
+        The row holds those in the memory of inputs, those in fresh memory, those that are inputs,
+        what the compiled graph returns, and copies of those that are returned more than once.
+        """
         graph = _copy(traced.graph)
         results = graphs.results(graph)
         inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
-        first = {node: results.index(node) for node in results}
-        self._size = len(results)
-        self._passed = [(j, inputs[node]) for j, node in enumerate(results) if node in inputs]
-        self._repeated = [
-            (j, first[node])
-            for j, node in enumerate(results)
-            if node not in inputs and first[node] != j
-        ]
-        aside = {j for j, _ in self._passed} | {j for j, _ in self._repeated}
-        wanted = [j for j in range(self._size) if j not in aside]
+        passed = [j for j, node in enumerate(results) if node in inputs]
+        repeated = [j for j, node in enumerate(results) if results.index(node) != j]
+        repeated = [j for j in repeated if j not in passed]
+        wanted = [j for j in range(len(results)) if j not in {*passed, *repeated}]
         graph.output_node().args = (tuple(results[j] for j in wanted),)
         if self._is_differentiable:
             reads = [*leaves, *self._captured]
-            self._run = backends.differentiable(graph, reads, *settings)
-            self._reads, self._computed = list(range(len(reads))), wanted
-            self._kernels, self._fresh = [], []
-            return
-        buffers = {wanted.index(j): i for j, i in self._buffers.items()}
-        compiled = compile_pure(graph, traced, settings, buffers, self._donated)
-        self._run, self._reads = compiled.run, compiled.reads
-        self._computed = [wanted[j] for j in compiled.computed]
-        self._fresh = [(wanted[j], *_memory(results[wanted[j]])) for j in compiled.fresh]
-        self._kernels = [
-            (kernel, [self._position(slot, wanted, len(inputs)) for slot in slots])
-            for kernel, slots in compiled.kernels
-        ]
+            run = backends.differentiable(graph, reads, *settings)
+            compiled = Compiled(run, [*range(len(reads))], [*range(len(wanted))], [], [])
+        else:
+            inside = {wanted.index(j): i for j, i in self._buffers.items()}
+            compiled = compile_pure(graph, traced, settings, inside, self._donated)
+        fresh, computed = (
+            [wanted[j] for j in part] for part in (compiled.fresh, compiled.computed)
+        )
+        row = [*self._buffers, *fresh, *passed, *computed]
+        returned = len(row) - len(computed)
+        length = returned + compiled.returned
+        where = {j: index for index, j in enumerate(row)}
+        where |= {j: length + index for index, j in enumerate(repeated)}
 
-    def _position(self, slot: tails.Slot, wanted: Sequence[int], inputs: int) -> int:
-        """Return where a kernel's tensor is among inputs, outputs and values in a row."""
-        if slot.source == "inputs":
-            return slot.position
-        if slot.source == "outputs":
-            return inputs + wanted[slot.position]
-        return inputs + self._size + slot.position
+        def place(slot: tails.Slot) -> int:
+            if slot.source == "inputs":
+                return slot.position
+            index = slot.position + returned
+            return len(inputs) + (
+                where[wanted[slot.position]] if slot.source == "outputs" else index
+            )
+
+        self._run = compiled.run
+        self._reads = compiled.reads if compiled.reads != [*range(len(inputs))] else None
+        self._in_place = list(self._buffers.values())
+        self._fresh = [_memory(results[j]) for j in fresh]
+        self._passed = [inputs[results[j]] for j in passed]
+        self._repeated = [where[results.index(results[j])] for j in repeated]
+        self._kernels = [(kernel, [*map(place, slots)]) for kernel, slots in compiled.kernels]
+        order = [where[j] for j in range(len(results))]
+        self._order = order if order != [*range(length + len(repeated))] else None
 
     def _warn_of_unused(self, unused: Sequence[int]) -> None:
         if unused:
@@ -211,6 +218,12 @@ class Compiled(NamedTuple):
     computed: list[int]
     fresh: list[int]
     kernels: list[tuple[Any, list[tails.Slot]]]
+
+    @property
+    def returned(self) -> int:
+        """How many tensors `run` returns."""
+        read = [s.position for _, slots in self.kernels for s in slots if s.source == "values"]
+        return max([len(self.computed), *(position + 1 for position in read)])
 
 
 def compile_pure(

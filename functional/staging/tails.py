@@ -82,8 +82,12 @@ def _regions(graph: fx.Graph, buffers: Mapping[int, int], donated: Sequence[int]
     output_node = graph.output_node()
     tail: dict[fx.Node, None] = {}
     for node in reversed(graph.nodes):
-        inside = all(user in tail or user is output_node for user in node.users)
-        if node.users and inside and is_elementwise(node) and outputs.count(node) <= 1:
+        shape = node.meta["val"].shape if is_elementwise(node) else None
+        inside = shape is not None and all(
+            user is output_node or (user in tail and user.meta["val"].shape == shape)
+            for user in node.users
+        )
+        if node.users and inside and outputs.count(node) <= 1:
             tail[node] = None
     returned = set(outputs)
     regions = [Region(nodes, returned.__contains__) for nodes in _components(tail)]

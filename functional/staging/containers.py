@@ -1,14 +1,15 @@
-"""Leaves of a call whose structure is expected: a function written for that structure.
+"""Trees of a known structure taken apart and put together by functions written for it.
 
 Flattening a tree whose structure is unknown costs more than all else that a call does. Here the
 structure of the last call is taken for granted, written down as Python that takes the leaves out
-and looks on the way whether the containers are the expected ones.
+and looks on the way whether the containers are the expected ones. What a program returns is put
+together likewise, by one expression of literals.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import optree
@@ -17,6 +18,8 @@ from .. import tree
 
 #: Returns the leaves of `(args, kwargs)`, or None where these have another structure.
 Reader = Callable[[tuple[Any, ...], dict[str, Any]], list[Any] | None]
+#: Returns the tree that holds the given leaves.
+Builder = Callable[[Sequence[Any]], tree.PyTree]
 
 
 def reader(structure: tree.Structure) -> Reader:
@@ -47,6 +50,28 @@ def reader(structure: tree.Structure) -> Reader:
     exec(source, writer.scope)
     read: Reader = writer.scope["read"]
     return read
+
+
+def builder(structure: tree.Structure) -> Builder:
+    """Return the function that puts leaves into a tree of this structure.
+
+    >>> build = builder(tree.structure({"w": 1, "b": (2, None)}))
+    >>> build([5, 6])
+    {'w': 6, 'b': (5, None)}
+    """
+    writer = _Writer()
+    expression = writer.build(structure.unflatten(map(_Place, range(structure.num_leaves))))
+    if expression is None:
+        return structure.unflatten
+    names = "".join(f"l{place}, " for place in range(structure.num_leaves))
+    take = f"    {names} = leaves\n" if names else ""
+    exec(f"def build(leaves):\n{take}    return {expression}\n", writer.scope)
+    build: Builder = writer.scope["build"]
+    return build
+
+
+class _Place(int):
+    """Where a leaf stands in the row of leaves."""
 
 
 def _flattened(
@@ -86,6 +111,28 @@ class _Writer:
         places = entries if kind is dict else range(len(entries))
         children = zip(places, structure.children(), strict=True)
         return all(self.visit(child, f"{name}[{self.key(place)}]") for place, child in children)
+
+    def build(self, node: Any) -> str | None:
+        """Return the expression that makes a subtree whose leaves are places, if there is one."""
+        kind = type(node)
+        if kind is _Place:
+            return f"l{int(node)}"
+        if node is None:
+            return "None"
+        if kind is dict:
+            children = [self.build(child) for child in node.values()]
+            keys = [self.key(key) for key in node]
+            texts = [f"{key}: {child}" for key, child in zip(keys, children, strict=True)]
+            return None if None in children else f"{{{', '.join(texts)}}}"
+        if kind not in (list, tuple) and not optree.is_namedtuple_class(kind):
+            return None
+        children = [self.build(child) for child in node]
+        if None in children:
+            return None
+        inside = "".join(f"{child}, " for child in children)
+        if kind is list:
+            return f"[{inside}]"
+        return f"({inside})" if kind is tuple else f"{self.bind(kind)}({inside})"
 
     def key(self, place: Any) -> str:
         """Return the source of a key."""
