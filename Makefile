@@ -19,6 +19,11 @@ lint: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.steps
+	$(BIN)/python -m benchmarks.dispatch
+	$(BIN)/python -m benchmarks.compile_time
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.eager_optimizers
+	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks.random_numbers
 
 clean:

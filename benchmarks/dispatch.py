@@ -4,7 +4,8 @@
 
 The leaves, in a dict of dicts, hold one number each. `sum` adds all of them up and `two` only the
 first and the last, which Dynamo answers without a look at the others; `thread` adds 1 to every leaf
-and returns the tree, donated where it can be, as a training step does.
+and returns the tree, donated where it can be, as a training step does. Rows "empty" have a backend
+that computes nothing, so that nothing but dispatch remains.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import functools
 import itertools
 import operator
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -77,11 +79,29 @@ def contenders(name: str, example: Any) -> dict[str, Call]:
     calls: dict[str, Call] = {
         "torch.compile": lambda: compiled(example),
         "purefn jit": lambda: ours(example),
+        **empty(function, example),
     }
     if jax_takes_part():
         arrays, theirs = to_jax(example), jax.jit(function)
         calls["jax"] = lambda: theirs(arrays)
     return calls
+
+
+def empty(function: Any, example: Any) -> dict[str, Call]:
+    """Return calls that find their program and return without computing."""
+
+    def nothing(module: torch.fx.GraphModule, inputs: Any) -> Any:
+        outputs = [torch.zeros(()) for _ in module.graph.output_node().args[0]]
+        return lambda *inputs: outputs
+
+    # Dynamo keeps what it compiled with the code, so this takes a copy.
+    copy = types.FunctionType(function.__code__.replace(co_name="empty"), function.__globals__)
+    compiled = torch.compile(copy, fullgraph=True, dynamic=False, backend=nothing)
+    ours, zero = pf.jit(copy, backend=nothing), torch.zeros(())
+    return {
+        "torch.compile, empty": lambda: (compiled(example), zero)[1],
+        "purefn jit, empty": lambda: (ours(example), zero)[1],
+    }
 
 
 def threading(example: Any) -> dict[str, Call]:
@@ -92,6 +112,7 @@ def threading(example: Any) -> dict[str, Call]:
         "torch.compile": _thread(compiled, example),
         "purefn jit": _thread(pf.jit(increment), example),
         "purefn donated": _thread(donated, tree.map(torch.clone, example)),
+        **empty(increment, example),
     }
     if jax_takes_part():
         calls["jax"] = _thread(jax.jit(increment, donate_argnums=0), to_jax(example))
@@ -113,7 +134,7 @@ def sum_two(params: Any) -> Any:
 def increment(params: Any) -> Any:
     """Return a tree of larger leaves, and one number to wait for."""
     new = {layer: {name: leaf + 1 for name, leaf in node.items()} for layer, node in params.items()}
-    return new, new["layer0"]["weight"] + 1
+    return new, next(iter(new["layer0"].values())) + next(reversed(new.values()))["weight"]
 
 
 def _thread(function: Callable[[Any], Any], params: Any) -> Call:
