@@ -9,7 +9,7 @@ find what went wrong unnoticed, `errors` says what went wrong.
 
 from .compilation import Jitted, disable_jit, jit
 from .cost import Cost
-from .errors import CompileError, DonationWarning, PurityError, TraceError
+from .errors import CompileError, DonationWarning, PurityError, TraceError, UncompiledWarning
 from .inspection import Graph
 from .lowering import CompiledFunction, Lowered, make_graph
 from .retraces import Retraces, explain_retraces
@@ -25,6 +25,7 @@ __all__ = [
     "PurityError",
     "Retraces",
     "TraceError",
+    "UncompiledWarning",
     "disable_jit",
     "explain_retraces",
     "jit",

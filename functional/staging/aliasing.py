@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, fx
 
 from . import graphs
@@ -19,7 +20,7 @@ class DonationPlan(NamedTuple):
 
 
 def plan_donation(graph: fx.Graph, donated: Sequence[int]) -> DonationPlan:
-    """Pair outputs with donated inputs of the same shape, dtype and device.
+    """Pair outputs with donated inputs of the same shape, layout, dtype and device.
 
     An input that an output is a view of is left alone, and so is one of which an output may be a
     mere copy: inductor (2.13) takes `b = a.clone()` for `a`, and would read `a` after a write. For
@@ -58,4 +59,5 @@ def plan_donation(graph: fx.Graph, donated: Sequence[int]) -> DonationPlan:
 
 
 def _like(out: Tensor, into: Tensor) -> bool:
-    return (out.shape, out.dtype, out.device) == (into.shape, into.dtype, into.device)
+    same = (out.shape, out.dtype, out.device) == (into.shape, into.dtype, into.device)
+    return same and out.stride() == into.stride() and not torch._debug_has_internal_overlap(into)

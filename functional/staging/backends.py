@@ -132,22 +132,6 @@ def compile_graph(
         return Interpreted(compiler(module, graphs.values(graph)))
 
 
-def differentiable(
-    graph: fx.Graph, inputs: Sequence[Tensor], backend: Backend, options: Mapping[str, Any]
-) -> Runner:
-    """Return what runs a graph so that torch.autograd can go through it backwards."""
-    module = fx.GraphModule({}, graph)
-    if backend == "eager":
-        return Interpreted(module)
-    compiler = torch._dynamo.lookup_backend(backend)
-    if backend != "inductor":
-        return Interpreted(compiler(module, list(inputs)))
-    from torch._inductor import config
-
-    with config.patch(dict(options)):
-        return Interpreted(compiler(module, list(inputs)))
-
-
 def _inductor(
     graph: fx.Graph, mode: FakeTensorMode, options: Mapping[str, Any], written: Sequence[int]
 ) -> Runner:

@@ -6,7 +6,9 @@ import contextlib
 import contextvars
 import functools
 import os
+import threading
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, cast, overload
@@ -16,17 +18,20 @@ from torch import Tensor
 from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
-from . import arguments, backends, persistence
+from . import arguments, backends, donation, persistence
 from .containers import Reader, reader
+from .errors import UncompiledWarning
 from .kinds import Kind, kind_of
-from .lowering import Lowered, as_tensors, compile_trace, trace_kind
-from .program import Program, Settings
+from .lowering import Lowered, as_tensors, compile_trace, strided, trace_kind
+from .program import Program, Settings, Uncompiled, autograd_records
 from .purity import Check
 from .surroundings import surroundings
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
+#: One thread traces and compiles at a time: neither torch's modes nor inductor take more.
+_COMPILING = threading.RLock()
 #: The jitted functions that something still refers to.
 LIVE: weakref.WeakSet[Jitted[Any, Any]] = weakref.WeakSet()
 _disabled = contextvars.ContextVar("disabled", default=False)
@@ -59,7 +64,7 @@ class _Known(NamedTuple):
     read: Reader
     leaves: TensorGuards
     state: GlobalStateGuard
-    program: Program
+    program: Program | Uncompiled
 
 
 class Jitted(Generic[P, R]):
@@ -70,7 +75,7 @@ class Jitted(Generic[P, R]):
         self._fun = fun
         self.names = names
         self._settings = settings
-        self._programs: dict[Kind, Program] = {}
+        self._programs: dict[Kind, Program | Uncompiled] = {}
         self._last: _Known | None = None
         LIVE.add(self)
 
@@ -82,15 +87,22 @@ class Jitted(Generic[P, R]):
         last = self._last
         if last is not None and last.static == static:
             known = last.read(*call)
-            if known is not None and last.leaves.check(*known) and last.state.check():
+            if (
+                known is not None
+                and last.leaves.check(*known)
+                and last.state.check()
+                and last.program.is_current
+            ):
                 return cast(R, last.program(known))
         leaves, structure = tree.flatten(call)
         if not _PLAIN.issuperset(map(type, leaves)):
             leaves = as_tensors(self.names, leaves, structure)
+        leaves = strided(self.names, leaves, structure)
         kind = kind_of(leaves, structure, static)
         program = self._programs.get(kind)
-        if program is None:
-            program = self._compile(leaves, structure, static)
+        if program is None or not program.is_current:
+            with _COMPILING:
+                program = self._compile(leaves, structure, static)
         same = TensorGuards(*leaves, dynamic_dims_sizes=None, dynamic_dims_strides=None)
         outputs = program(leaves)
         self._programs[kind] = program
@@ -99,9 +111,23 @@ class Jitted(Generic[P, R]):
 
     def _compile(
         self, leaves: list[Tensor], structure: tree.Structure, static: arguments.StaticArguments
-    ) -> Program:
+    ) -> Program | Uncompiled:
         traced = trace_kind(self.names, leaves, structure, static)
-        return compile_trace(traced, self.names, leaves, structure, self._settings)
+        if not autograd_records([*leaves, *traced.captured]):
+            return compile_trace(traced, self.names, leaves, structure, self._settings)
+        donation.refuse_gradients(
+            leaves,
+            arguments.donated_leaves(self.names, structure),
+            lambda index: arguments.leaf_name(self.names, structure.accessors()[index]),
+        )
+        warnings.warn(
+            f"jit({self.name}) runs uncompiled: an argument or a captured tensor requires a "
+            "gradient, and torch's autograd must see what is computed. Differentiate inside the "
+            "function, with pf.grad, and pass plain tensors (.detach()).",
+            UncompiledWarning,
+            stacklevel=3,
+        )
+        return Uncompiled(arguments.with_static(self._fun, static), structure)
 
     def lower(self, *args: Any, **kwargs: Any) -> Lowered:
         """Trace for arguments of this kind, without computing or compiling.

@@ -65,6 +65,14 @@ _COMPARISONS: dict[Any, str] = {
     aten.gt: "{0} > {1}",
     aten.ge: "{0} >= {1}",
 }
+#: Overloads that do something else than their names.
+_ROUGH = (
+    aten.div.Tensor_mode,
+    aten.div.Scalar_mode,
+    aten.clamp.Tensor,
+)
+#: Limits that are tensors pass their NaN on.
+_LIKE = {aten.clamp_min.Tensor: aten.maximum, aten.clamp_max.Tensor: aten.minimum}
 _FILLS = (aten.full.default, aten.scalar_tensor.default, aten.full_like.default)
 
 _SOURCE = """\
@@ -132,13 +140,9 @@ def is_elementwise(node: fx.Node) -> bool:
     packet = getattr(node.target, "overloadpacket", None)
     if packet not in _ARITHMETIC and packet not in _COMPARISONS:
         return False
-    if set(node.kwargs) - {"alpha", "value", "memory_format"} or _has_rounding_mode(node):
+    if set(node.kwargs) - {"alpha", "value", "memory_format"} or node.target in _ROUGH:
         return False
     return all(_fits(operand, value) for operand in _operands(node))
-
-
-def _has_rounding_mode(node: fx.Node) -> bool:
-    return node.target in (aten.div.Tensor_mode, aten.div.Scalar_mode)
 
 
 def _operands(node: fx.Node) -> tuple[Any, ...]:
@@ -170,7 +174,8 @@ def _is_fill(operand: Any) -> bool:
 
 
 def _number(fill: fx.Node) -> Any:
-    return fill.args[0 if fill.target is aten.scalar_tensor.default else 1]
+    number: Any = fill.args[0 if fill.target is aten.scalar_tensor.default else 1]
+    return torch.tensor(number, dtype=fill.meta["val"].dtype).item()
 
 
 def _value(operand: Any) -> Any:
@@ -234,7 +239,8 @@ def _expression(node: fx.Node, names: dict[fx.Node, str]) -> str:
     if packet in _COMPARISONS:
         first, second = operands
         common = torch.result_type(_value(first), _value(second))
-        return _COMPARISONS[packet].format(*(_operand(o, common, names) for o in operands))
+        rounded = [_rounded(operand, common) for operand in operands]
+        return _COMPARISONS[packet].format(*(_operand(o, common, names) for o in rounded))
     kind = _COMPUTED[dtype]
     text = [_operand(operand, dtype, names) for operand in operands]
     if packet is aten.where:
@@ -242,11 +248,17 @@ def _expression(node: fx.Node, names: dict[fx.Node, str]) -> str:
     alpha = node.kwargs.get("alpha", 1)
     if alpha != 1:
         text[1] = f"{_literal(alpha, dtype)} * {text[1]}"
-    template = _ARITHMETIC[packet]
+    template = _ARITHMETIC[_LIKE.get(node.target, packet)]
     value = _literal(node.kwargs.get("value", 1), dtype)
     if node.kwargs.get("value", 1) == 1:
         template = template.replace("{value} * ", "")
     return f"{kind}({template.format(*text, value=value)})"
+
+
+def _rounded(operand: Any, dtype: torch.dtype) -> Any:
+    """Return a number as the dtype holds it, which is what torch compares with."""
+    is_number = isinstance(operand, bool | int | float)
+    return torch.tensor(operand, dtype=dtype).item() if is_number else operand
 
 
 def _operand(operand: Any, dtype: torch.dtype, names: dict[fx.Node, str]) -> str:

@@ -37,6 +37,10 @@ class PurityError(RuntimeError):
     """A jitted function does not do what was traced, so it depends on more than its arguments."""
 
 
+class UncompiledWarning(UserWarning):
+    """A function runs as plain Python, because torch's own autograd has to record it."""
+
+
 class DonationWarning(UserWarning):
     """A donated tensor could not be reused, because no output has its shape and dtype."""
 

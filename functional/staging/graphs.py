@@ -106,7 +106,9 @@ def _finished(recorder: Recorder, outputs: list[fx.Node]) -> fx.Graph:
 
 
 def without_repetition(graph: fx.Graph) -> fx.Graph:
-    """Return the graph with each value computed once."""
+    """Return the graph with each value computed once; a graph that draws numbers as it is."""
+    if any(torch.Tag.nondeterministic_seeded in getattr(n.target, "tags", ()) for n in graph.nodes):
+        return graph
     return fx_graph_cse(graph)
 
 

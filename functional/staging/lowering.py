@@ -16,7 +16,7 @@ from . import arguments, backends, inspection, kinds
 from .cost import Cost, cost
 from .errors import OUTLIVED, compiling
 from .inspection import Graph
-from .program import Program, Settings, trace_call
+from .program import Program, Settings, autograd_records, trace_call
 from .tracing import Trace, stand_in
 from .valueless import Valueless, expire, revived
 
@@ -62,6 +62,27 @@ def as_tensors(
             name = arguments.leaf_name(names, structure.accessors()[index])
             raise TypeError(f"jit({names.name}): {name} is {why}")
     return arguments.as_tensors(names, leaves, structure)
+
+
+def strided(
+    names: arguments.Signature, leaves: Sequence[Tensor], structure: tree.Structure
+) -> list[Tensor]:
+    """Return the leaves as plain memory: what is conjugated or negated lazily is computed.
+
+    Raises
+    ------
+    TypeError
+        A leaf has no strides: it is sparse, nested or quantized.
+    """
+    for index, leaf in enumerate(leaves):
+        if leaf.layout is not torch.strided or leaf.is_quantized or leaf.is_nested:
+            kind = "quantized" if leaf.is_quantized else str(leaf.layout).removeprefix("torch.")
+            name = arguments.leaf_name(names, structure.accessors()[index])
+            raise TypeError(
+                f"jit({names.name}): {name} is a {kind} tensor; expected a dense one. Convert it "
+                "with .to_dense() or .dequantize(), or call the function without jit."
+            )
+    return [leaf.resolve_conj().resolve_neg() for leaf in leaves]
 
 
 _REFUSED = {
@@ -110,6 +131,12 @@ class Lowered:
         CompileError
             The backend failed.
         """
+        if autograd_records([*self._leaves, *self._traced.captured]):
+            raise ValueError(
+                f"lower({self._names.name}).compile: an argument or a captured tensor requires a "
+                "gradient, which a compiled function does not record. Pass plain tensors "
+                "(.detach()), and differentiate inside the function with pf.grad."
+            )
         program = compile_trace(
             self._traced, self._names, self._leaves, self._structure, self._settings
         )

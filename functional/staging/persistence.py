@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import json
 import os
 import pickle
 import platform
-import types
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 
 from .backends import Generated
 from .elementwise import Kernel
+from .identity import digest
 
 _FORMAT = 1
 
@@ -49,22 +49,23 @@ def load(path: str | os.PathLike[str], fun: Callable[..., Any]) -> dict[Any, Any
         The file holds no programs, or was made from another function, version or machine.
     """
     try:
-        archive = zipfile.ZipFile(path)
-        found = json.loads(archive.read("made_for.json"))
-    except (zipfile.BadZipFile, KeyError, json.JSONDecodeError) as error:
+        with zipfile.ZipFile(path) as archive:
+            content = {name: archive.read(name) for name in archive.namelist()}
+        found = json.loads(content["made_for.json"])
+        packed = content["programs"]
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, ValueError) as error:
         raise ValueError(f"load: {os.fspath(path)!r} holds no compiled programs.") from error
-    with archive:
-        for what, expected in _made_for(fun).items():
-            if found.get(what) != expected:
-                raise ValueError(
-                    f"load: {os.fspath(path)!r} was made for another {what}: {found.get(what)!r}; "
-                    f"this is {expected!r}. Compile again and save."
-                )
-        for name in archive.namelist():
-            if name.startswith("libraries/"):
-                _put(name.removeprefix("libraries/"), archive.read(name))
-        with _nothing_to_compile():
-            programs: dict[Any, Any] = pickle.loads(archive.read("programs"))
+    for what, expected in _made_for(fun).items():
+        if found.get(what) != expected:
+            raise ValueError(
+                f"load: {os.fspath(path)!r} was made for another {what}: {found.get(what)!r}; "
+                f"this is {expected!r}. Compile again and save."
+            )
+    for name, library in content.items():
+        if name.startswith("libraries/"):
+            _put(name.removeprefix("libraries/"), library)
+    with _nothing_to_compile():
+        programs: dict[Any, Any] = pickle.loads(packed)
     return programs
 
 
@@ -181,25 +182,5 @@ def _made_for(fun: Callable[..., Any]) -> dict[str, Any]:
         "Python": platform.python_version(),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
         "GPU": device,
-        "function": _digest(fun),
+        "function": digest(fun),
     }
-
-
-def _digest(fun: Callable[..., Any]) -> str:
-    """Return a digest of the bytecode of a function and of those defined inside it."""
-    code = getattr(getattr(fun, "__func__", fun), "__code__", None)
-    text = _text(code) if isinstance(code, types.CodeType) else type(fun).__qualname__
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _text(code: types.CodeType) -> str:
-    constants = [
-        _text(constant) if isinstance(constant, types.CodeType) else _constant(constant)
-        for constant in code.co_consts
-    ]
-    return repr((code.co_name, code.co_code, code.co_names, code.co_varnames, constants))
-
-
-def _constant(value: Any) -> str:
-    # The order of a set's items is another in each process.
-    return repr(sorted(map(repr, value)) if isinstance(value, frozenset) else value)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch._C._dynamo.guards import TensorGuards
 
 from .. import tree
 from ..border import tensor_leaves
@@ -90,16 +91,14 @@ class Program:
         self.names, self.structure = names, structure
         self._captured = traced.captured
         self._donated = arguments.donated_leaves(names, structure)
-        self._overlapping = {i for i in self._donated if _overlaps(leaves[i])}
-        self._is_differentiable = torch.is_grad_enabled() and any(
-            tensor.requires_grad for tensor in (*leaves, *traced.captured)
-        )
         donation.refuse_gradients(leaves, self._donated, self._leaf_name)
-        donated = [] if self._is_differentiable else self._donated
-        self._buffers, unused = plan_donation(traced.graph, donated)
+        donation.refuse_repeated([*leaves, *traced.captured], self._donated, self._leaf_name)
+        self._buffers, unused = plan_donation(traced.graph, self._donated)
+        self._written = set(self._buffers.values())
         self._returns, self._build = traced.structure, builder(traced.structure)
-        self._warn_of_unused(unused if donated else self._donated)
-        self._compile(traced, leaves, settings)
+        self._warn_of_unused(unused)
+        self._compile(traced, settings)
+        self._watch_captured()
 
     def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
@@ -122,30 +121,45 @@ class Program:
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what another process needs to run it: neither the function nor its trace."""
-        return {**self.__dict__, "names": None, "_build": None}
+        return {**self.__dict__, "names": None, "_build": None, "_same_captured": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Write anew what puts the outputs together."""
         self.__dict__ = {**state, "_build": builder(state["_returns"])}
+        self._watch_captured()
 
     def bound_to(self, names: arguments.Signature) -> Program:
         """Give a loaded program the function that its errors speak of."""
         self.names = names
         return self
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the captured tensors still are of the kind for which this was compiled."""
+        return self._same_captured is None or bool(self._same_captured.check(*self._captured))
+
+    def _watch_captured(self) -> None:
+        options: dict[str, Any] = {"dynamic_dims_sizes": None, "dynamic_dims_strides": None}
+        captured = self._captured
+        self._same_captured = TensorGuards(*captured, **options) if captured else None
+
     def _lend(self, leaves: list[Tensor]) -> list[Tensor]:
-        """Return the leaves with copies of those that something else looks at."""
-        donation.refuse_repeated(leaves, self._donated, self._leaf_name)
-        copied = {*map(self._donated.__getitem__, donation.watched(self._take_donated(leaves)))}
-        copied |= self._overlapping
-        if not copied:
+        """Return the leaves without those that something else looks at: copies of those written."""
+        everything = [*leaves, *self._captured] if self._captured else leaves
+        donation.refuse_repeated(everything, self._donated, self._leaf_name)
+        watched = donation.watched(self._take_donated(leaves))
+        if not watched:
             return leaves
-        return [leaf.clone() if index in copied else leaf for index, leaf in enumerate(leaves)]
+        given = list(leaves)
+        for index in map(self._donated.__getitem__, watched):
+            leaf = leaves[index]
+            given[index] = leaf.clone() if index in self._written else leaf.detach()
+        return given
 
     def _take_donated(self, leaves: list[Tensor]) -> list[Tensor]:
         return [leaves[index] for index in self._donated]
 
-    def _compile(self, traced: Trace, leaves: Sequence[Tensor], settings: Settings) -> None:
+    def _compile(self, traced: Trace, settings: Settings) -> None:
         """Compile what computes the outputs, and decide where each is found in a row.
 
         The row holds those in the memory of inputs, those in fresh memory, those that are inputs,
@@ -159,13 +173,8 @@ class Program:
         repeated = [j for j in repeated if j not in passed]
         wanted = [j for j in range(len(results)) if j not in {*passed, *repeated}]
         graph.output_node().args = (tuple(results[j] for j in wanted),)
-        if self._is_differentiable:
-            reads = [*leaves, *self._captured]
-            run = backends.differentiable(graph, reads, *settings)
-            compiled = Compiled(run, [*range(len(reads))], [*range(len(wanted))], [], [])
-        else:
-            inside = {wanted.index(j): i for j, i in self._buffers.items()}
-            compiled = compile_pure(graph, traced, settings, inside, self._donated)
+        inside = {wanted.index(j): i for j, i in self._buffers.items()}
+        compiled = compile_pure(graph, traced, settings, inside, self._donated)
         fresh, computed = (
             [wanted[j] for j in part] for part in (compiled.fresh, compiled.computed)
         )
@@ -203,7 +212,28 @@ class Program:
             )
 
     def _leaf_name(self, index: int) -> str:
+        if index >= self.structure.num_leaves:
+            return "a tensor that the function captured"
         return leaf_name(self.names, self.structure, index)
+
+
+class Uncompiled:
+    """A function that torch's autograd must see through: run as it is, and in the same terms."""
+
+    is_current = True
+
+    def __init__(self, fun: Callable[..., Any], structure: tree.Structure) -> None:
+        self._fun, self._structure = fun, structure
+
+    def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
+        """Run on the leaves of a call; nothing is donated."""
+        args, kwargs = tree.unflatten(self._structure, leaves)
+        return tensor_leaves("jit", "output", self._fun(*args, **kwargs))
+
+
+def autograd_records(tensors: Sequence[Tensor]) -> bool:
+    """Say whether torch's own autograd would record what is computed with `tensors`."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 class Compiled(NamedTuple):
@@ -370,7 +400,3 @@ _allocate: Any = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr
 
 def _alias(tensor: Tensor) -> Tensor:
     return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach()
-
-
-def _overlaps(tensor: Tensor) -> bool:
-    return bool(torch._debug_has_internal_overlap(tensor))

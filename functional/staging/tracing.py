@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import operator
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -45,7 +46,7 @@ def trace(fun: Callable[[Sequence[Tensor]], tree.PyTree], inputs: Sequence[Tenso
     recorder = Recorder(mode)
     for index, fake in enumerate(fakes):
         recorder.add_input(fake, f"l{index}")
-    with recorder.recording():
+    with recorder.recording(), _without_autocast_cache():
         outputs = fun(fakes)
     leaves, structure = tree.flatten(outputs)
     recorder.graph.output(tuple([recorder.node(leaf) for leaf in leaves]))
@@ -72,10 +73,17 @@ def stand_in(mode: FakeTensorMode, tensor: Tensor) -> FakeTensor:
 
 def recorder() -> Recorder | None:
     """Return what records the tensor operations of this moment, if `jit` is tracing."""
-    return _recorders[-1] if _recorders else None
+    return _active.recorders[-1] if _active.recorders else None
 
 
-_recorders: list[Recorder] = []
+class _Active(threading.local):
+    """The recorders of a thread; other threads go on computing."""
+
+    def __init__(self) -> None:
+        self.recorders: list[Recorder] = []
+
+
+_active = _Active()
 
 
 class Recorder(TorchDispatchMode):
@@ -102,12 +110,12 @@ class Recorder(TorchDispatchMode):
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Record what is run within."""
-        _recorders.append(self)
+        _active.recorders.append(self)
         try:
             with self.mode, self:
                 yield
         finally:
-            _recorders.pop()
+            _active.recorders.pop()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -152,7 +160,7 @@ class Recorder(TorchDispatchMode):
             self.bind(result, node)
             return
         node.meta["val"] = result
-        for index, part in enumerate(result):
+        for index, part in enumerate(result or ()):
             if isinstance(part, Tensor):
                 self.bind(part, self.graph.call_function(operator.getitem, (node, index)))
 
@@ -166,17 +174,19 @@ class Recorder(TorchDispatchMode):
                 return result
         if func._schema.is_mutable:
             # A captured tensor has values, which a function that is only traced must not change.
-            args, kwargs = fx.node.map_aggregate((tuple(args), dict(kwargs)), self._valueless)
-            self._note_writes(func, args)
-        result = func(*args, **kwargs)
+            args, kwargs = tree.map(self._valueless, (tuple(args), dict(kwargs)))
+            self._note_writes(func, args, kwargs)
         constant = args[0] if func is aten.lift_fresh.default else None
+        if constant is not None and constant.numel() != 1:
+            func, args = aten.clone.default, (self._valueless(constant),)
+        result = func(*args, **kwargs)
         if constant is not None and constant.numel() == 1:
             # Compilers fold a number; a tensor they would have to read at each call.
             with _disable_current_modes():
                 fill = (list(constant.shape), constant.item())
             options = {"dtype": constant.dtype, "device": constant.device, "pin_memory": False}
             self.record(aten.full.default, fill, options, result)
-        elif any(isinstance(part, Tensor) for part in tree.leaves(result)):
+        elif func._schema.is_mutable or any(isinstance(r, Tensor) for r in tree.leaves(result)):
             self.record(func, args, kwargs, result)
         return result
 
@@ -186,9 +196,10 @@ class Recorder(TorchDispatchMode):
     def _valueless(self, value: Any) -> Any:
         return self.node(value).meta["val"] if isinstance(value, Tensor) else value
 
-    def _note_writes(self, func: Any, args: Any) -> None:
-        for argument, value in zip(func._schema.arguments, args, strict=False):
+    def _note_writes(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        for place, argument in enumerate(func._schema.arguments):
             if argument.alias_info is not None and argument.alias_info.is_write:
+                value = args[place] if place < len(args) else kwargs.get(argument.name)
                 for tensor in tree.leaves(value):
                     node = self.node(tensor)
                     index = self._storages.get(storage_id(node.meta["val"]))
@@ -231,6 +242,17 @@ def _is_impure(node: fx.Node) -> bool:
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is not None and schema.is_mutable
+
+
+@contextlib.contextmanager
+def _without_autocast_cache() -> Iterator[None]:
+    """Let no copy of a weight that an earlier cast has kept be taken for the weight."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 def _nothing() -> contextlib.AbstractContextManager[None]:

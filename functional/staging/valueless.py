@@ -33,6 +33,8 @@ class Valueless(TorchFunctionMode):
         if question is None:
             return func(*args, **kwargs)
         if not any(map(is_traced, tree.leaves(list(args)))):
+            if func is torch.tensor:
+                return func(*args, **kwargs)
             with _disable_current_modes():
                 return func(*args, **kwargs)
         return question(func, args, kwargs)
@@ -108,6 +110,7 @@ _QUESTIONS: dict[Any, Question] = {
     Tensor.__deepcopy__: _copy,
     Tensor.data_ptr: _forbid("asks for the memory of a traced tensor"),
     torch.tensor: _tensor,
+    Tensor.data.__set__: _forbid("assigns to the `.data` of a traced tensor"),  # type: ignore[attr-defined]
 }
 
 

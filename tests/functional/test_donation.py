@@ -192,6 +192,7 @@ def test_a_module_whose_parameters_are_donated_keeps_its_weights():
     ],
     ids=["view", "base", "from numpy", "expanded", "dlpack", "numpy"],
 )
+@pytest.mark.filterwarnings("ignore::purefn.functional.DonationWarning")
 def test_what_shares_the_memory_never_sees_a_new_value(shared):
     donated, other = shared()
     result = pf.jit(lambda x: x + 1, donate_argnums=0, backend="eager")(donated)

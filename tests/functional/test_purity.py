@@ -169,6 +169,7 @@ def test_static_arguments_and_inlining():
         assert fun(X, power=2).tolist() == [0.0, 1.0, 4.0]
 
 
+@pytest.mark.filterwarnings("ignore::purefn.functional.UncompiledWarning")
 def test_gradients_go_through():
     x = X.clone().requires_grad_()
     checked(lambda x: (x * x).sum())(x).backward()

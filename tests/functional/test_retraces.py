@@ -28,6 +28,7 @@ W, IMAGES = torch.ones(3), torch.ones(64, 4)
 WAS = "images: float32 of shape (64, 4) ->"
 
 
+@pytest.mark.filterwarnings("ignore::purefn.functional.UncompiledWarning")
 @pytest.mark.parametrize(
     ("params", "images", "change"),
     [

@@ -144,7 +144,8 @@ def test_no_program_answers_for_another():
     for _ in range(200):
         which, setting = draw.randrange(len(VALUES)), draw.choice(values)
         x = VALUES[which]()
-        kinds.add((which, repr(setting)))
+        # A lazily conjugated tensor is computed, and then one as any other.
+        kinds.add((min(which, 9) if which == 10 else which, repr(setting)))
         (scaled, number), (expected, expected_number) = fun(x, setting), describe(x, setting)
         assert tree.structure(scaled) == tree.structure(expected)
         assert torch.equal(number, expected_number)
@@ -340,7 +341,8 @@ def test_inlined_inside_a_transform_that_it_only_closes_over():
 def test_autograd_through_a_jitted_function_still_works():
     x = torch.arange(3.0, requires_grad=True)
     fun = pf.jit(square_sum, backend="aot_eager")
-    fun(x).backward()
+    with pytest.warns(pf.UncompiledWarning, match="requires a gradient"):
+        fun(x).backward()
     assert torch.equal(x.grad, 2 * x.detach())
     with torch.no_grad():
         assert not fun(x).requires_grad
