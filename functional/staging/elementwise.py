@@ -72,7 +72,7 @@ _ROUGH = (
     aten.clamp.Tensor,
 )
 #: Limits that are tensors pass their NaN on.
-_LIKE = {aten.clamp_min.Tensor: aten.maximum, aten.clamp_max.Tensor: aten.minimum}
+_LIKE: dict[Any, Any] = {aten.clamp_min.Tensor: aten.maximum, aten.clamp_max.Tensor: aten.minimum}
 _FILLS = (aten.full.default, aten.scalar_tensor.default, aten.full_like.default)
 
 _SOURCE = """\
