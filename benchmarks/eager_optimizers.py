@@ -10,32 +10,13 @@ import torch
 from purefn import optim
 
 from .measure import interleave, medians, table
-
-Shape = tuple[int, ...]
-
-
-def resnet50_shapes() -> list[Shape]:
-    """Return the shapes of ResNet-50's 161 parameters, 25.6 million numbers."""
-    shapes: list[Shape] = [(64, 3, 7, 7), (64,), (64,)]
-    channels = 64
-    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        for block in range(blocks):
-            convolutions: list[Shape] = [
-                (width, channels, 1, 1),
-                (width, width, 3, 3),
-                (4 * width, width, 1, 1),
-                *([(4 * width, channels, 1, 1)] if block == 0 else []),
-            ]
-            for shape in convolutions:
-                shapes += [shape, shape[:1], shape[:1]]
-            channels = 4 * width
-    return [*shapes, (1000, channels), (1000,)]
+from .workloads.update import resnet50_shapes
 
 
 PARAMETERS = {
     "20 of 64 x 64": [(64, 64)] * 20,
     "300 of 32 x 32": [(32, 32)] * 300,
-    "ResNet-50": resnet50_shapes(),
+    "ResNet-50": [*resnet50_shapes()],
 }
 OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], optim.GradientTransformation]] = {
     "Adam": (lambda p: torch.optim.Adam(p, foreach=True), optim.adam()),
@@ -47,7 +28,9 @@ OPTIMIZERS: dict[str, tuple[Callable[[Any], Any], optim.GradientTransformation]]
 }
 
 
-def ours(optimizer: optim.GradientTransformation, shapes: Sequence[Shape]) -> Callable[[], Any]:
+def ours(
+    optimizer: optim.GradientTransformation, shapes: Sequence[tuple[int, ...]]
+) -> Callable[[], Any]:
     params = {str(index): torch.randn(shape) for index, shape in enumerate(shapes)}
     grads = {name: torch.randn_like(param) for name, param in params.items()}
     state = optimizer.init(params)
@@ -61,7 +44,7 @@ def ours(optimizer: optim.GradientTransformation, shapes: Sequence[Shape]) -> Ca
     return step
 
 
-def torchs(make: Callable[[Any], Any], shapes: Sequence[Shape]) -> Callable[[], Any]:
+def torchs(make: Callable[[Any], Any], shapes: Sequence[tuple[int, ...]]) -> Callable[[], Any]:
     params = [torch.randn(shape, requires_grad=True) for shape in shapes]
     for param in params:
         param.grad = torch.randn_like(param)
