@@ -12,7 +12,6 @@ from purefn import optim
 from .measure import interleave, medians, table
 from .workloads.update import resnet50_shapes
 
-
 PARAMETERS = {
     "20 of 64 x 64": [(64, 64)] * 20,
     "300 of 32 x 32": [(32, 32)] * 300,

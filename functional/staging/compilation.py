@@ -19,11 +19,12 @@ from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
 from . import arguments, backends, donation, persistence
+from .assembly import Settings
 from .containers import Reader, reader
 from .errors import UncompiledWarning
 from .kinds import Kind, kind_of
 from .lowering import Lowered, as_tensors, compile_trace, strided, trace_kind
-from .program import Program, Settings, Uncompiled, autograd_records
+from .program import Program, Uncompiled, autograd_records
 from .purity import Check
 from .surroundings import surroundings
 

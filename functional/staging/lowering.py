@@ -13,10 +13,11 @@ from torch.utils._python_dispatch import _disable_current_modes
 from .. import tree
 from ..abstract import ShapeDtype
 from . import arguments, backends, inspection, kinds
+from .assembly import Settings
 from .cost import Cost, cost
 from .errors import OUTLIVED, compiling
 from .inspection import Graph
-from .program import Program, Settings, autograd_records, trace_call
+from .program import Program, autograd_records, trace_call
 from .tracing import Trace, stand_in
 from .valueless import Valueless, expire, revived
 
