@@ -198,8 +198,8 @@ class Program:
     def _warn_of_unused(self, unused: Sequence[int]) -> None:
         if unused:
             warnings.warn(
-                f"jit({self.names.name}): no output has the shape, dtype and device of the "
-                f"donated {', '.join(map(self._leaf_name, unused))}.",
+                f"jit({self.names.name}): no output has the shape, layout, dtype and device of "
+                f"the donated {', '.join(map(self._leaf_name, unused))}.",
                 DonationWarning,
                 stacklevel=6,
             )
