@@ -271,8 +271,8 @@ def jit(
         Arguments that are settings: hashable, part of the kind, seen by `fun` as they are.
     donate_argnums
         Arguments whose memory the outputs may take. Outputs are written in place where a donated
-        tensor has their shape, layout, dtype and device; the caller's donated tensors are used up, and
-        raise when used again.
+        tensor has their shape, layout, dtype and device; the caller's donated tensors are used up,
+        and raise when used again.
     backend, mode, options
         As in `torch.compile`; `mode` is for the backend "inductor".
     check_purity
