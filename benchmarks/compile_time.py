@@ -13,12 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 from .contenders import CONTENDERS, available
 from .machine import describe_machine, limit_threads, wait
-from .measure import table, write_json
+from .measure import parser, table, write_json
 from .workloads import WORKLOADS
 
 COMPILED = ("torch.compile(module)", "torch.compile(step)", "jax", "purefn jit", "purefn donated")
@@ -76,18 +75,12 @@ def _caches(folder: str) -> dict[str, str]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.compile_time",
-        description=__doc__.partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    options = parser("compile_time", __doc__)
+    add = options.add_argument
     add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     add("--contenders", nargs="+", choices=CONTENDERS, default=list(COMPILED), metavar="NAME")
-    add("--threads", type=int, help="all cores unless given")
-    add("--json", type=Path, metavar="PATH", help="also write everything here")
     add("--child", nargs=2, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import itertools
 import operator
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from purefn.functional import tree
 
 from .frameworks import DEVICE, jax, jax_takes_part, to_jax
 from .machine import describe_machine, limit_threads
-from .measure import interleave, medians, table, write_json
+from .measure import interleave, medians, parser, table, write_json
 
 #: How many leaves; torch.compile needs minutes for thousands of additions of their own.
 LEAVES = {
@@ -149,19 +148,13 @@ def _thread(function: Callable[[Any], Any], params: Any) -> Call:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.dispatch",
-        description=__doc__.partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument("--functions", nargs="+", choices=LEAVES, default=list(LEAVES))
-    parser.add_argument(
+    options = parser("dispatch", __doc__)
+    options.add_argument("--functions", nargs="+", choices=LEAVES, default=list(LEAVES))
+    options.add_argument(
         "--leaves", nargs="+", type=int, metavar="COUNT", help="as many as bearable"
     )
-    parser.add_argument("--repeats", type=int, default=30, help="rounds in turns")
-    parser.add_argument("--threads", type=int, help="all cores unless given")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
-    return parser.parse_args()
+    options.add_argument("--repeats", type=int, default=30, help="rounds in turns")
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import gc
 import json
 import math
@@ -89,3 +90,15 @@ def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
     """Write `results`, where a path is given."""
     if path is not None:
         path.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def parser(command: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a benchmark's command line, with the options that all have."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks.{command}",
+        description=description.partition("\n")[0],
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    made.add_argument("--threads", type=int, help="all cores unless given")
+    made.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
+    return made

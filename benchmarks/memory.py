@@ -23,7 +23,7 @@ import torch
 from .contenders import CONTENDERS, Step, available
 from .frameworks import DEVICE
 from .machine import describe_machine, limit_threads, wait
-from .measure import table, write_json
+from .measure import parser, table, write_json
 from .workloads import Workload, mlp
 
 DEPTH, WIDTH = 4, 2048
@@ -98,17 +98,11 @@ def _resident(field: str) -> int:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory",
-        description=__doc__.partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    options = parser("memory", __doc__)
+    add = options.add_argument
     add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help="all there are")
-    add("--threads", type=int, help="all cores unless given")
-    add("--json", type=Path, metavar="PATH", help="also write everything here")
     add("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    return options.parse_args()
 
 
 if __name__ == "__main__":

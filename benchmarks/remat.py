@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +24,7 @@ from torch.profiler import ProfilerActivity, profile
 import purefn.functional as pf
 
 from .machine import describe_machine, limit_threads
-from .measure import write_json
+from .measure import parser, write_json
 
 BLOCKS, LAYERS, WIDTH, BATCH = 16, 4, 256, 4096
 REPEATS = 5
@@ -110,13 +109,9 @@ def in_a_process(contender: str, threads: int | None) -> tuple[int, float]:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.remat", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("--threads", type=int, help="all cores unless given")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="also write everything here")
-    parser.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    options = parser("remat", __doc__)
+    options.add_argument("--child", choices=CONTENDERS, help=argparse.SUPPRESS)
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ import argparse
 import gc
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from .contenders import CONTENDERS, Step, available
 from .machine import describe_machine, limit_threads
-from .measure import interleave, medians, table, write_json
+from .measure import interleave, medians, parser, table, write_json
 from .workloads import WORKLOADS, Workload
 
 #: Contenders that everyone is compared with; the last stands for the best of torch's.
@@ -79,18 +78,12 @@ def _table(seconds: Mapping[str, Sequence[float]]) -> str:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.steps",
-        description=__doc__.partition("\n")[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    add = parser.add_argument
+    options = parser("steps", __doc__)
+    add = options.add_argument
     add("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="NAME")
     add("--contenders", nargs="+", choices=CONTENDERS, metavar="NAME", help="all there are")
     add("--repeats", type=int, default=30, help="rounds in which each contender has a turn")
-    add("--threads", type=int, help="all cores unless given")
-    add("--json", type=Path, metavar="PATH", help="also write everything here")
-    return parser.parse_args()
+    return options.parse_args()
 
 
 if __name__ == "__main__":

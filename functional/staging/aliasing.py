@@ -28,6 +28,7 @@ def plan_donation(graph: fx.Graph, donated: Sequence[int]) -> DonationPlan:
     """
     inputs, of = graphs.values(graph), graphs.dependencies(graph)
     results = graphs.results(graph)
+    first = graphs.first_places(results)
     outputs = {j: node.meta["val"] for j, node in enumerate(results)}
     depends = {j: of[storage_id(out)] for j, out in outputs.items()}
     memories = {i: storage_id(inputs[i]) for i in donated}
@@ -37,7 +38,7 @@ def plan_donation(graph: fx.Graph, donated: Sequence[int]) -> DonationPlan:
     candidates = {
         j: out
         for j, out in outputs.items()
-        if storage_id(out) not in of_inputs and results.index(results[j]) == j
+        if storage_id(out) not in of_inputs and first[results[j]] == j
     }
     made_of: dict[int, list[int]] = {i: [] for i in donated}
     for j, out in candidates.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +26,14 @@ def placeholders(graph: fx.Graph) -> list[fx.Node]:
 def results(graph: fx.Graph) -> tuple[fx.Node, ...]:
     """Return the nodes that a graph returns."""
     return tuple(graph.output_node().args[0])  # type: ignore[arg-type]
+
+
+def first_places(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:
+    """Return where each node stands first in a row."""
+    first: dict[fx.Node, int] = {}
+    for place, node in enumerate(nodes):
+        first.setdefault(node, place)
+    return first
 
 
 def is_mutable(node: fx.Node) -> bool:

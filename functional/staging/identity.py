@@ -51,8 +51,8 @@ def _held(value: Any) -> Iterator[Any]:
         yield f"{value.__module__}.{value.__qualname__}"
     elif isinstance(value, types.FunctionType):
         yield from (value.__code__, value.__defaults__, value.__kwdefaults__)
-        yield from (_content(cell) for cell in value.__closure__ or ())
-        names = sorted(_names(value.__code__))
+        yield from (content(cell) for cell in value.__closure__ or ())
+        names = sorted(names_in(value.__code__))
         yield from (_plain(value.__globals__.get(name)) for name in names)
     elif isinstance(value, types.CodeType):
         yield from (value.co_name, value.co_code, value.co_varnames, value.co_names)
@@ -86,13 +86,15 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, kinds) else type(value).__qualname__
 
 
-def _names(code: types.CodeType) -> set[str]:
-    nested = (_names(const) for const in code.co_consts if isinstance(const, types.CodeType))
+def names_in(code: types.CodeType) -> set[str]:
+    """Return the names of globals and attributes in a function and those defined inside it."""
+    nested = (names_in(const) for const in code.co_consts if isinstance(const, types.CodeType))
     return set(code.co_names).union(*nested)
 
 
-def _content(cell: types.CellType) -> Any:
+def content(cell: types.CellType, empty: Any = None) -> Any:
+    """Return what a captured variable holds, `empty` where it has not been bound yet."""
     try:
         return cell.cell_contents
     except ValueError:
-        return None
+        return empty

@@ -86,11 +86,10 @@ class Program:
         self._donated = arguments.donated_leaves(names, structure)
         donation.refuse_gradients(leaves, self._donated, self._leaf_name)
         donation.refuse_repeated([*leaves, *traced.captured], self._donated, self._leaf_name)
-        self._buffers, unused = plan_donation(traced.graph, self._donated)
-        self._written = set(self._buffers.values())
+        buffers, unused = plan_donation(traced.graph, self._donated)
         self._returns, self._build = traced.structure, builder(traced.structure)
         self._warn_of_unused(unused)
-        self._compile(traced, settings)
+        self._compile(traced, buffers, settings)
         self._watch_captured()
 
     def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
@@ -104,8 +103,8 @@ class Program:
             *[_alias(inputs[i]) for i in self._passed],
             *values,
         ]
+        tensors = [*inputs, *row] if self._kernels else []
         for kernel, slots in self._kernels:
-            tensors = [*inputs, *row]
             kernel([tensors[slot] for slot in slots])
         row += [row[i].clone() for i in self._repeated]
         if self._donated:
@@ -143,16 +142,16 @@ class Program:
         watched = donation.watched(self._take_donated(leaves))
         if not watched:
             return leaves
-        given = list(leaves)
+        given, written = list(leaves), set(self._in_place)
         for index in map(self._donated.__getitem__, watched):
             leaf = leaves[index]
-            given[index] = leaf.clone() if index in self._written else leaf.detach()
+            given[index] = leaf.clone() if index in written else leaf.detach()
         return given
 
     def _take_donated(self, leaves: list[Tensor]) -> list[Tensor]:
         return [leaves[index] for index in self._donated]
 
-    def _compile(self, traced: Trace, settings: Settings) -> None:
+    def _compile(self, traced: Trace, buffers: dict[int, int], settings: Settings) -> None:
         """Compile what computes the outputs, and decide where each is found in a row.
 
         The row holds those in the memory of inputs, those in fresh memory, those that are inputs,
@@ -162,16 +161,16 @@ class Program:
         results = graphs.results(graph)
         inputs = {node: index for index, node in enumerate(graphs.placeholders(graph))}
         passed = [j for j, node in enumerate(results) if node in inputs]
-        repeated = [j for j, node in enumerate(results) if results.index(node) != j]
-        repeated = [j for j in repeated if j not in passed]
+        first = graphs.first_places(results)
+        repeated = [j for j, node in enumerate(results) if first[node] != j and node not in inputs]
         wanted = [j for j in range(len(results)) if j not in {*passed, *repeated}]
         graph.output_node().args = (tuple(results[j] for j in wanted),)
-        inside = {wanted.index(j): i for j, i in self._buffers.items()}
+        inside = {wanted.index(j): i for j, i in buffers.items()}
         compiled = compile_pure(graph, traced, settings, inside, self._donated)
         fresh, computed = (
             [wanted[j] for j in part] for part in (compiled.fresh, compiled.computed)
         )
-        row = [*self._buffers, *fresh, *passed, *computed]
+        row = [*buffers, *fresh, *passed, *computed]
         returned = len(row) - len(computed)
         length = returned + compiled.returned
         where = {j: index for index, j in enumerate(row)}
@@ -187,10 +186,10 @@ class Program:
 
         self._run = compiled.run
         self._reads = compiled.reads if compiled.reads != [*range(len(inputs))] else None
-        self._in_place = list(self._buffers.values())
+        self._in_place = list(buffers.values())
         self._fresh = [_memory(results[j]) for j in fresh]
         self._passed = [inputs[results[j]] for j in passed]
-        self._repeated = [where[results.index(results[j])] for j in repeated]
+        self._repeated = [where[first[results[j]]] for j in repeated]
         self._kernels = [(kernel, [*map(place, slots)]) for kernel, slots in compiled.kernels]
         order = [where[j] for j in range(len(results))]
         self._order = order if order != [*range(length + len(repeated))] else None

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .errors import TraceError
+from .identity import content, names_in
 
 _CONTAINERS = (list, dict, set, bytearray)
 
@@ -42,26 +43,15 @@ def surroundings(fun: Callable[..., Any]) -> dict[str, Any]:
     if not isinstance(function, types.FunctionType):
         return {}
     seen: dict[str, Any] = {}
-    for name in sorted(_names(function.__code__)):
+    for name in sorted(names_in(function.__code__)):
         seen[f"the global `{name}`"] = _snapshot(function.__globals__.get(name, _MISSING))
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     for name, cell in cells:
-        try:
-            seen[f"the captured variable `{name}`"] = _snapshot(cell.cell_contents)
-        except ValueError:
-            seen[f"the captured variable `{name}`"] = _MISSING
+        seen[f"the captured variable `{name}`"] = _snapshot(content(cell, _MISSING))
     return seen
 
 
 _MISSING = object()
-
-
-def _names(code: types.CodeType) -> set[str]:
-    """Return the names of globals and attributes in a function and those defined inside it."""
-    nested = [
-        _names(constant) for constant in code.co_consts if isinstance(constant, types.CodeType)
-    ]
-    return set(code.co_names).union(*nested)
 
 
 def _snapshot(value: Any) -> Any:

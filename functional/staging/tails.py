@@ -46,10 +46,10 @@ def split(graph: fx.Graph, buffers: Mapping[int, int], donated: Sequence[int]) -
     that are left, slots of "values" count none.
     """
     regions = _regions(graph, buffers, donated)
-    kinds: dict[str, list[Region]] = defaultdict(list)
+    by_source: dict[str, list[Region]] = defaultdict(list)
     for region in regions:
-        kinds[region.source()].append(region)
-    kinds = defaultdict(list, {s: found for s, found in kinds.items() if len(found) >= MINIMUM})
+        by_source[region.source()].append(region)
+    kinds = {source: found for source, found in by_source.items() if len(found) >= MINIMUM}
     taken = {node for found in kinds.values() for region in found for node in region.outputs}
     outputs = graphs.results(graph)
     computed = {index for index, node in enumerate(outputs) if node in taken}
