@@ -15,7 +15,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	MYPYPATH=$(VENV)/source $(BIN)/mypy -p purefn.functional -p purefn.optim -p purefn.data
+	MYPYPATH=$(VENV)/source $(BIN)/mypy -p purefn.functional -p purefn.optim -p purefn.data -p purefn.testing
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.steps
@@ -36,5 +36,5 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt \
 		--editable ".[vision,examples,test,lint]"
 	mkdir -p $(VENV)/source/purefn
-	ln -sfn $(CURDIR)/functional $(CURDIR)/optim $(CURDIR)/data $(VENV)/source/purefn/
+	ln -sfn $(CURDIR)/functional $(CURDIR)/optim $(CURDIR)/data $(CURDIR)/testing $(VENV)/source/purefn/
 	touch $(READY)

@@ -151,6 +151,35 @@ def leafwise(
     return tuple([tree.unflatten(structure, column) for column in computed])
 
 
+def per_leaf(
+    rule: Callable[..., Any],
+    trees: Mapping[str, tree.PyTree],
+    free: Mapping[str, tree.PyTree] | None = None,
+    *,
+    results: int = 1,
+) -> Any:
+    """Apply a `rule` that is not elementwise (norms, factors, products of matrices) leaf by leaf.
+
+    Like `leafwise`, but the rule may look at shapes, and the leaves of the `free` trees, which it
+    reads after those of `trees`, may have any shape. Results have the dtypes of the first tree.
+
+    >>> per_leaf(lambda x, scale: x / scale.sum(), {"x": torch.ones(1)}, {"scale": torch.ones(4)})
+    tensor([0.2500])
+    """
+    structure, columns = checks.same_leaves(trees)
+    name, first = next(iter(trees.items()))
+    checks.trainable(first, name, leaves=columns[0])
+    for free_name, given in (free or {}).items():
+        tree.map(lambda *pair: None, first, given, names=(name, free_name))  # names the path
+        columns.append(list(structure.flatten_up_to(given)))  # type: ignore[arg-type]
+    rows = zip(*columns, strict=True)
+    computed = [_on_leaf(lambda rounded: rule, *row) for row in rows]
+    trees_of_results = [
+        tree.unflatten(structure, [row[place] for row in computed]) for place in range(results)
+    ]
+    return trees_of_results[0] if results == 1 else tuple(trees_of_results)
+
+
 def add_scaled(x: Tensor, y: Tensor, coefficient: Scalar) -> Tensor:
     """Return `x + coefficient * y`, by torch's own kernel when the coefficient is a number."""
     if isinstance(coefficient, Tensor):

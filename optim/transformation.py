@@ -12,6 +12,8 @@ from ..functional import tree
 from . import checks
 from .leafwise import Rule, Step, leafwise, take
 
+__all__ = ["EmptyState", "GradientTransformation", "apply_updates", "chain", "identity"]
+
 PyTree = tree.PyTree
 #: What a transformation carries from one update to the next: a pytree of tensors.
 State = Any

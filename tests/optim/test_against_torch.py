@@ -327,8 +327,8 @@ def test_torchs_own_configurations(name, hyperparameters):
 
 # -------------------------------------------------------------- the comparison sees what is wrong
 
-ADAM = importlib.import_module("purefn.optim._adam")
-SGD = importlib.import_module("purefn.optim._sgd")
+ADAM = importlib.import_module("purefn.optim.algorithms.adam")
+SGD = importlib.import_module("purefn.optim.algorithms.sgd")
 
 
 def wrong_direction(denominator):

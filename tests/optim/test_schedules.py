@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch.optim import lr_scheduler
 
 import purefn.functional as pf
-from purefn.optim import scaling, schedules
+from purefn.optim import schedules
+from purefn.optim.pieces import scaling
 
 STEPS = 3000
 LR = 0.37

@@ -7,10 +7,12 @@ import functools
 import torch
 from torch import Tensor
 
-from ..functional import stop_gradient, tree
-from . import checks
-from .leafwise import Rule, Scalar, leafwise, working
-from .transformation import GradientTransformation, stateless, stateless_elementwise
+from ...functional import stop_gradient, tree
+from .. import checks
+from ..leafwise import Rule, Scalar, leafwise, working
+from ..transformation import GradientTransformation, stateless, stateless_elementwise
+
+__all__ = ["clip", "clip_by_global_norm", "global_norm"]
 
 
 def global_norm(updates: tree.PyTree) -> Tensor:

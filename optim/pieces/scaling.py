@@ -6,12 +6,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from ..functional import tree
-from . import checks
-from .leafwise import Rule, Scalar, Step
-from .moments import first_step
-from .schedules import Schedule
-from .transformation import GradientTransformation, elementwise, stateless_elementwise
+from ...functional import tree
+from .. import checks
+from ..leafwise import Rule, Scalar, Step
+from ..moments import first_step
+from ..schedules import Schedule
+from ..transformation import GradientTransformation, elementwise, stateless_elementwise
+
+__all__ = ["ScaleByScheduleState", "scale", "scale_by_learning_rate", "scale_by_schedule"]
 
 
 class ScaleByScheduleState(NamedTuple):

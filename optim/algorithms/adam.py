@@ -8,14 +8,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import tree
-from . import checks
-from .decay import add_decayed_weights
-from .leafwise import Rule, Scalar, Step
-from .moments import bias_correction, first_moment, first_step, second_moment
-from .scaling import scale, scale_by_learning_rate
-from .schedules import Schedule
-from .transformation import GradientTransformation, chain, elementwise
+from ...functional import tree
+from .. import checks
+from ..leafwise import Rule, Scalar, Step
+from ..moments import bias_correction, first_moment, first_step, second_moment
+from ..pieces.decay import add_decayed_weights
+from ..pieces.scaling import scale, scale_by_learning_rate
+from ..schedules import Schedule
+from ..transformation import GradientTransformation, chain, elementwise
+
+__all__ = [
+    "ScaleByAdamState",
+    "ScaleByAmsgradState",
+    "adam",
+    "adamw",
+    "scale_by_adam",
+    "scale_by_amsgrad",
+]
 
 
 class ScaleByAdamState(NamedTuple):

@@ -7,14 +7,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..functional import tree
-from . import checks
-from .decay import add_decayed_weights
-from .leafwise import Rule, Scalar, Step, add_scaled
-from .moments import first_step
-from .scaling import scale, scale_by_learning_rate
-from .schedules import Schedule
-from .transformation import GradientTransformation, chain, elementwise
+from ...functional import tree
+from .. import checks
+from ..leafwise import Rule, Scalar, Step, add_scaled
+from ..moments import first_step
+from ..pieces.decay import add_decayed_weights
+from ..pieces.scaling import scale, scale_by_learning_rate
+from ..schedules import Schedule
+from ..transformation import GradientTransformation, chain, elementwise
+
+__all__ = ["TraceState", "sgd", "trace"]
 
 
 class TraceState(NamedTuple):

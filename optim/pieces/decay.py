@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..functional import tree
-from . import checks
-from .leafwise import Rule, Scalar, add_scaled
-from .transformation import GradientTransformation, stateless_elementwise
+from ...functional import tree
+from .. import checks
+from ..leafwise import Rule, Scalar, add_scaled
+from ..transformation import GradientTransformation, stateless_elementwise
+
+__all__ = ["add_decayed_weights"]
 
 
 def add_decayed_weights(weight_decay: Scalar) -> GradientTransformation:

@@ -1,0 +1,1 @@
+"""What is composed with every rule: scaling, decay, clipping, noise."""

@@ -1,0 +1,1 @@
+"""Transformations of transformations: where, when and on what an update is computed."""
