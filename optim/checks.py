@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -52,6 +52,32 @@ def decay_rate(name: str, value: Any) -> None:
     _condition(name, value, lambda number: 0 <= number < 1, "a number in [0, 1)")
 
 
+def fraction(name: str, value: Any) -> None:
+    """Require a number in [0, 1], or a 0-d tensor."""
+    _condition(name, value, lambda number: 0 <= number <= 1, "a number in [0, 1]")
+
+
+def betas(name: str, value: Any) -> None:
+    """Require a pair of numbers in [0, 1), or of 0-d tensors."""
+    pair(name, value)
+    decay_rate(f"{name}[0]", value[0])
+    decay_rate(f"{name}[1]", value[1])
+
+
+def decay_rates(name: str, value: Any, length: int) -> None:
+    """Require a tuple or list of `length` numbers in [0, 1), or of 0-d tensors."""
+    if not isinstance(value, tuple | list) or len(value) != length:
+        raise ValueError(f"{name}: expected {length} numbers, got {value!r}.")
+    for index, rate in enumerate(value):
+        decay_rate(f"{name}[{index}]", rate)
+
+
+def growth_rate(name: str, value: Any) -> None:
+    """Require a number that is at least 1, infinity included, or a 0-d tensor."""
+    if value != math.inf:
+        _condition(name, value, lambda number: number >= 1, "a number that is at least 1")
+
+
 def learning_rate(name: str, value: Any) -> None:
     """Require a number that is at least 0, a 0-d tensor, or a schedule."""
     if not callable(value):
@@ -73,10 +99,22 @@ def pair(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a pair of numbers, got {value!r}.")
 
 
+def floating(name: str, value: Any) -> None:
+    """Require a dtype of real floating-point numbers."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise TypeError(f"{name}: expected a floating-point torch.dtype, got {value!r}.")
+
+
 def flag(name: str, value: Any) -> None:
     """Require True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{name}: expected True or False, got {value!r}.")
+
+
+def one_of(name: str, value: Any, options: Iterable[str]) -> None:
+    """Require one of several words."""
+    if value not in (words := list(options)):
+        raise ValueError(f"{name}: expected one of {', '.join(map(repr, words))}, got {value!r}.")
 
 
 def count(name: str, value: Any) -> None:
@@ -85,6 +123,14 @@ def count(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__}).")
     if value < 1:
         raise ValueError(f"{name}: expected at least 1, got {value}.")
+
+
+def non_negative_int(name: str, value: Any) -> None:
+    """Require a Python int that is at least 0."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected an int, got {value!r} ({type(value).__name__}).")
+    if value < 0:
+        raise ValueError(f"{name}: expected at least 0, got {value}.")
 
 
 def step(value: Any) -> None:
@@ -99,6 +145,14 @@ def step(value: Any) -> None:
         )
     elif value < 0:
         raise ValueError(f"step: expected at least 0, got {value}.")
+
+
+def transformation(name: str, value: Any) -> None:
+    """Require a `GradientTransformation`: a pair of functions `init` and `update`."""
+    if not all(callable(getattr(value, part, None)) for part in ("init", "update")):
+        raise TypeError(
+            f"{name}: expected a GradientTransformation such as optim.sgd(lr=0.1), got {value!r}."
+        )
 
 
 def state(who: str, value: Any, expected: type) -> None:
@@ -118,6 +172,16 @@ def chain_state(value: Any, length: int) -> None:
         raise TypeError(
             f"chain.update: expected the state that its init returned, a tuple of {length} "
             f"states, got {found}. Make one with init(params) of this chain."
+        )
+
+
+def states_by_name(who: str, value: Any, names: Iterable[Any]) -> None:
+    """Require a dict with a state for each name."""
+    if not isinstance(value, dict) or set(value) != set(names):
+        found = f"{list(value)}" if isinstance(value, dict) else f"{type(value).__name__}, no dict"
+        raise TypeError(
+            f"{who}.update: expected the state that its init returned, a dict with the keys "
+            f"{list(names)}, got {found}. Make one with init(params) of this transformation."
         )
 
 
@@ -148,6 +212,28 @@ def trainable(
         )
 
 
+def real(who: str, params: tree.PyTree) -> None:
+    """Require that no parameter is complex."""
+    for index, leaf in enumerate(tree.leaves(params)):
+        if leaf.is_complex():
+            path = tree.path_strings(params, "params")[index]
+            raise TypeError(
+                f"{who}: {path} is a tensor of {leaf.dtype}, and this is for real numbers only. "
+                "Set complex leaves apart with masked, or keep their real and imaginary parts."
+            )
+
+
+def matrices(who: str, params: tree.PyTree) -> None:
+    """Require that every parameter has two dimensions."""
+    for index, leaf in enumerate(tree.leaves(params)):
+        if leaf.ndim != 2:
+            path = tree.path_strings(params, "params")[index]
+            raise ValueError(
+                f"{who}: {path} has shape {tuple(leaf.shape)}, and this is for matrices only. Give "
+                "other leaves to another rule by optim.partition."
+            )
+
+
 def plain(leaves: list[Any]) -> bool:
     """Say whether all are ordinary tensors and no compiler looks on.
 
@@ -157,12 +243,15 @@ def plain(leaves: list[Any]) -> bool:
 
 
 def same_leaves(
-    trees: Mapping[str, tree.PyTree], *, dtypes: bool = True
+    trees: Mapping[str, tree.PyTree],
+    *,
+    dtypes: bool = True,
+    any_width: frozenset[str] = frozenset(),
 ) -> tuple[tree.Structure, list[list[Tensor]]]:
     """Require of trees, given by name, the structure, shapes, dtypes and devices of the first.
 
-    Without `dtypes` leaves may be of any width: both real, both complex or both integers. Returns
-    that structure and the leaves of each tree in its order.
+    Without `dtypes`, and in the trees named in `any_width`, leaves may be of any width: both real,
+    both complex or both integers. Returns that structure and the leaves of each tree in its order.
     """
     (like_name, like), *others = trees.items()
     expected, structure = tree.flatten(like)
@@ -176,9 +265,10 @@ def same_leaves(
         columns.append(found)
         if alike(found):
             continue
+        narrow = dtypes and name not in any_width
         for pair in zip(expected, found, strict=True):
-            if not _alike(*pair, dtypes):
-                raise ValueError(_mismatch(name, found, like_name, like, dtypes))
+            if not _alike(*pair, narrow):
+                raise ValueError(_mismatch(name, found, like_name, like, narrow))
     return structure, columns
 
 

@@ -27,30 +27,35 @@ class NotListable(Exception):  # noqa: N818 - no error: the rule is then called 
     """A rule asks what a list of tensors cannot answer."""
 
 
-def run(
-    rule: Callable[..., Any], columns: Sequence[Sequence[Tensor]], *, own: bool
-) -> list[list[Tensor]]:
-    """Call `rule` with lists of tensors, corresponding ones of equal shapes; return its results.
+def record(
+    rule: Callable[..., Any],
+    lists: int,
+    scalars: Sequence[Any],
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    own: bool,
+) -> Program:
+    """Call `rule` once, with stand-ins for `lists` lists and for scalars like `scalars`.
 
-    All tensors have one dtype and device, and dimensions. None is written, unless they are the
-    caller's `own` to give away.
+    The program that this returns runs on any lists of `dtype` and `device` and any scalars of these
+    types. It writes into no list that it is given, unless they are the caller's `own` to give away.
 
-    >>> run(lambda x, y: (x + y, x * y), [[torch.ones(1)], [torch.ones(1)]], own=False)
-    [[tensor([2.])], [tensor([1.])]]
+    >>> program = record(lambda x, y, factor: (x + y, x * factor), 2, [2.0], torch.float32,
+    ...                  torch.device("cpu"), own=False)
+    >>> program.run([[torch.ones(1)], [torch.ones(1)]], [5.0])
+    [[tensor([2.])], [tensor([5.])]]
     """
-    like = columns[0][0]
-    program = _Program(len(columns), like.dtype, like.device)
-    result = rule(*[Leaves(program, place) for place in range(len(columns))])
+    program = Program(lists, scalars, dtype, device)
+    result = rule(
+        *[Leaves(program, place) for place in range(lists)],
+        *[Number(program, place, value) for place, value in enumerate(scalars, start=lists)],
+    )
     results = result if isinstance(result, tuple) else (result,)
     if not all(type(value) is Leaves for value in results):
         raise NotListable("a result that is no function of the leaves")
     program.finish(results, own)
-    computed: list[list[Tensor]] = [[] for _ in results]
-    for piece in _pieces(columns[0]):
-        values = program.run([list(column[piece]) for column in columns])
-        for whole, value in zip(computed, results, strict=True):
-            whole += values[value.place] or []
-    return computed
+    return program
 
 
 def _pieces(leaves: Sequence[Tensor]) -> Iterator[slice]:
@@ -87,7 +92,7 @@ class Leaves:
 
     __slots__ = ("place", "program")
 
-    def __init__(self, program: _Program, place: int) -> None:
+    def __init__(self, program: Program, place: int) -> None:
         self.program = program
         self.place = place
 
@@ -99,7 +104,8 @@ class Leaves:
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Leaves:
-        program = next(arg.program for arg in (*args, *(kwargs or {}).values()) if type(arg) is cls)
+        given = (*args, *(kwargs or {}).values())
+        program = next(arg.program for arg in given if isinstance(arg, Leaves))
         return program.note(function, args, kwargs or {})
 
     @property
@@ -131,11 +137,30 @@ def _noting(function: Callable[..., Any]) -> Callable[..., Leaves]:
     return noted
 
 
+def _reflected(function: Callable[..., Any]) -> Callable[..., Leaves]:
+    def noted(self: Leaves, other: Any) -> Leaves:
+        return self.program.note(function, (other, self), {})
+
+    return noted
+
+
 for _name in (
-    *("add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "pow", "rpow"),
-    *("neg", "abs", "eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor", "invert"),
+    *("add", "sub", "mul", "truediv", "pow", "neg", "abs", "invert"),
+    *("eq", "ne", "lt", "le", "gt", "ge", "and", "or", "xor"),
 ):
-    setattr(Leaves, f"__{_name}__", _noting(getattr(Tensor, f"__{_name}__")))
+    setattr(Leaves, f"__{_name}__", _noting(getattr(operator, f"__{_name}__")))
+for _name in ("add", "sub", "mul", "truediv", "pow"):
+    setattr(Leaves, f"__r{_name}__", _reflected(getattr(operator, f"__{_name}__")))
+
+
+class Number(Leaves):
+    """A scalar, other in every run; `example` is what it was when the program was recorded."""
+
+    __slots__ = ("example",)
+
+    def __init__(self, program: Program, place: int, example: Any) -> None:
+        super().__init__(program, place)
+        self.example = example
 
 
 class _Kernel:
@@ -161,10 +186,11 @@ class _Kernel:
     def takes(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
         """Say whether torch has this operation for lists with these arguments."""
         *lists, last = args
+        kind = type(last.example) if type(last) is Number else type(last)
         return (
             len(args) == self.lists
             and all(type(arg) is Leaves for arg in lists)
-            and isinstance(last, (Leaves, *self.last))
+            and (issubclass(kind, (Leaves, *self.last)))
             and all(
                 name == self.option and type(last) is Leaves and isinstance(value, int | float)
                 for name, value in kwargs.items()
@@ -177,6 +203,9 @@ def _kernels() -> dict[Callable[..., Any], _Kernel]:
     named = {name: _Kernel(name, 1) for name in unary} | {
         "add": _Kernel("add", 2, int, float, Tensor, option="alpha"),
         "sub": _Kernel("sub", 2, int, float, option="alpha"),
+        "pow": _Kernel("pow", 2, int, float),
+        "clamp_min": _Kernel("clamp_min", 2, int, float),
+        "clamp_max": _Kernel("clamp_max", 2, int, float),
         "mul": _Kernel("mul", 2, int, float, Tensor),
         "div": _Kernel("div", 2, int, float, Tensor),
         "maximum": _Kernel("maximum", 2),
@@ -188,14 +217,14 @@ def _kernels() -> dict[Callable[..., Any], _Kernel]:
     spelled: dict[Callable[..., Any], _Kernel] = {}
     for name, kernel in named.items():
         spelled |= {getattr(torch, name): kernel, getattr(Tensor, name): kernel}
-    operators = {"truediv": "div"} | {name: name for name in ("add", "sub", "mul", "neg", "abs")}
-    spelled |= {getattr(Tensor, f"__{name}__"): named[op] for name, op in operators.items()}
-    return spelled | {Tensor.__radd__: named["add"], Tensor.__rmul__: named["mul"]}
+    same = ("add", "sub", "mul", "pow", "neg", "abs")
+    operators = {"truediv": "div"} | {name: name for name in same}
+    return spelled | {getattr(operator, f"__{name}__"): named[op] for name, op in operators.items()}
 
 
 _KERNELS = _kernels()
 _ADD = _KERNELS[torch.add]  # torch adds a list of scalars in half the time of a single one
-_COMMUTATIVE = (torch.add, torch.mul, Tensor.add, Tensor.mul, Tensor.__add__, Tensor.__mul__)
+_COMMUTATIVE = (torch.add, torch.mul, Tensor.add, Tensor.mul, operator.add, operator.mul)
 
 
 class _Operation:
@@ -207,7 +236,8 @@ class _Operation:
         "function",
         "kernel",
         "kwargs",
-        "spread",
+        "of_scalars",
+        "scalar",
         "target",
         "uniform",
         "used",
@@ -218,10 +248,11 @@ class _Operation:
     ) -> None:
         self.function, self.args, self.kwargs = function, args, kwargs
         given = (*args, *kwargs.values()) if kwargs else args
-        self.used = {arg.place for arg in given if type(arg) is Leaves}  # places of values
+        self.used = {arg.place for arg in given if type(arg) is Leaves}  # places of lists
         self.dead: list[int] = []  # those of values that nothing uses after this
         self.kernel: _Kernel | None = None
-        self.spread = False  # whether the last argument is a scalar, to be made a list
+        self.scalar = False  # whether the last argument is a scalar, to be made a tensor
+        self.of_scalars = not self.used  # whether the value is a scalar itself
         self.target: int | None = None  # the argument whose memory takes the value
         self.uniform = False  # whether the value has the leaves' shapes and dtype, for certain
 
@@ -232,27 +263,40 @@ class _Operation:
         )
 
 
-class _Program:
-    """What a rule computes, as a straight line of operations on numbered values."""
+class Program:
+    """What a rule computes, as a straight line of operations on numbered values.
 
-    def __init__(self, inputs: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.inputs, self.dtype, self.device = inputs, dtype, device
+    The values are the lists given, the scalars given, and what the operations compute of them.
+    """
+
+    def __init__(
+        self, lists: int, scalars: Sequence[Any], dtype: torch.dtype, device: torch.device
+    ) -> None:
+        self.lists, self.inputs = lists, lists + len(scalars)
+        self.dtype, self.device = dtype, device
         self.operations: list[_Operation] = []
+        self.results: list[int] = []
         self.viewed: set[int] = set()
+        self.constants: list[Tensor] = []
 
     def note(
         self, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Leaves:
+        """Note that `function` is called, and return what stands for its value."""
         if function in _COMMUTATIVE and type(args[0]) is not Leaves:
             args = args[::-1]
         operation = _Operation(function, args, kwargs)
-        if torch.is_grad_enabled() and any(map(_is_differentiated, (*args, *kwargs.values()))):
-            raise NotListable("a tensor that is differentiated")
+        given = (*args, *kwargs.values())
+        self.constants += [arg for arg in given if isinstance(arg, Tensor)]
         kernel = _KERNELS.get(function)
         if kernel and all(map(self._is_uniform, operation.used)) and kernel.takes(args, kwargs):
             self._use(operation, kernel)
         self.operations.append(operation)
-        return Leaves(self, self.inputs + len(self.operations) - 1)
+        place = self.inputs + len(self.operations) - 1
+        if not operation.of_scalars:
+            return Leaves(self, place)
+        examples = [arg.example if type(arg) is Number else arg for arg in args]
+        return Number(self, place, function(*examples, **kwargs))
 
     def note_rounding(self, values: Leaves, dtype: torch.dtype) -> Leaves:
         """Note that `values` become what is left of them in `dtype`, of which there are results."""
@@ -262,6 +306,7 @@ class _Program:
         return place
 
     def dtype_of(self, value: Leaves) -> torch.dtype:
+        """Return the dtype of `value`, where it is that of the lists."""
         if not self.is_uniform(value):
             raise NotListable("dtype")
         return self.dtype
@@ -271,77 +316,104 @@ class _Program:
         return self._is_uniform(value.place)
 
     def _is_uniform(self, place: int) -> bool:
-        return place < self.inputs or self.operations[place - self.inputs].uniform
+        return place < self.lists or self.operations[place - self.inputs].uniform
 
     def _use(self, operation: _Operation, kernel: _Kernel) -> None:
         """Compute `operation` by `kernel`, unless an argument is a tensor that is no scalar."""
         last = operation.args[-1]
-        if isinstance(last, Tensor):
-            at_hand = last.device == self.device or last.device.type == "cpu"
-            if last.ndim or not last.is_floating_point() or not at_hand:
+        value = last.example if type(last) is Number else last
+        if isinstance(value, Tensor):
+            at_hand = value.device == self.device or value.device.type == "cpu"
+            if value.ndim or not value.is_floating_point() or not at_hand:
                 return
-            last = last.to(self.device, self.dtype)
+            operation.scalar = True
         elif type(last) is not Leaves and Tensor in kernel.last and self.device.type == "cpu":
             # There torch would make a tensor of the number for each leaf anew.
-            last = torch.scalar_tensor(last, dtype=torch.float64).to(self.dtype)
-        operation.args = (*operation.args[:-1], last)
+            operation.scalar = True
+            if type(last) is not Number:
+                operation.args = (*operation.args[:-1], self._tensor(last))
         operation.kernel, operation.uniform = kernel, True
-        operation.spread = kernel is _ADD and isinstance(last, Tensor) and last.is_cpu
+
+    def _tensor(self, value: Any) -> Tensor:
+        """Return a scalar as a 0-d tensor like the leaves."""
+        scalar = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64)
+        return scalar.to(self.device, self.dtype)
 
     def finish(self, results: Sequence[Leaves], own: bool) -> None:
         """Note for each operation which values nobody needs after it, and where it may write.
 
         It may into a value that dies with it, if that is a list of fresh tensors or of `own` ones.
         """
-        needed = {result.place for result in results}
+        self.results = [result.place for result in results]
+        needed = set(self.results)
         for operation in reversed(self.operations):
             operation.dead = [place for place in operation.used if place not in needed]
             needed.update(operation.used)
             if operation.kernel is None:  # its values may be views of what it was given
                 self.viewed.update(operation.used)
-        first = 0 if own else self.inputs
+        first = 0 if own else self.lists
         for operation in self.operations:
             if operation.kernel is not None:
                 free = [p for p in operation.dead if p >= first and p not in self.viewed]
                 operation.target = min(map(operation.position, free), default=None)
 
-    def run(self, inputs: Sequence[list[Tensor]]) -> list[list[Tensor] | None]:
-        """Return all values still needed at the end."""
-        values: list[list[Tensor] | None] = list(inputs)
+    def is_differentiated(self) -> bool:
+        """Say whether the rule computes with a tensor whose derivative somebody wants."""
+        return any(constant.requires_grad for constant in self.constants)
+
+    def run(
+        self, columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any]
+    ) -> list[list[Tensor]]:
+        """Return the lists that the rule computes of lists and scalars."""
+        pieces = list(_pieces(columns[0]))
+        if len(pieces) == 1:
+            return self._run_piece(columns, scalars)
+        computed: list[list[Tensor]] = [[] for _ in self.results]
+        for piece in pieces:
+            lists = self._run_piece([column[piece] for column in columns], scalars)
+            for whole, part in zip(computed, lists, strict=True):
+                whole += part
+        return computed
+
+    def _run_piece(
+        self, columns: Sequence[Sequence[Tensor]], scalars: Sequence[Any]
+    ) -> list[list[Tensor]]:
+        values: list[Any] = [*columns, *scalars]
+        length = len(columns[0])
         for operation in self.operations:
-            if operation.kernel is None:
-                values.append(_one_by_one(operation, values, len(inputs[0])))
+            args = [values[arg.place] if isinstance(arg, Leaves) else arg for arg in operation.args]
+            kernel, kwargs = operation.kernel, operation.kwargs
+            if kernel is None:
+                values.append(_called(operation, args, values, length))
             else:
-                kernel, target, kwargs = operation.kernel, operation.target, operation.kwargs
-                args = [values[arg.place] if type(arg) is Leaves else arg for arg in operation.args]
-                if operation.spread:
-                    args[-1] = [args[-1]] * len(inputs[0])
+                if operation.scalar:
+                    args[-1] = self._tensor(args[-1])
+                    if kernel is _ADD and self.device.type == "cpu":
+                        args[-1] = [args[-1]] * length
+                target = operation.target
                 if target is None:
                     values.append(list(kernel.fresh(*args, **kwargs)))
                 else:
                     values.append(kernel.into(target, args, kwargs))
             for place in operation.dead:
                 values[place] = None
-        return values
+        return [values[place] for place in self.results]
 
 
-def _is_differentiated(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.requires_grad
-
-
-def _one_by_one(
-    operation: _Operation, values: Sequence[list[Tensor] | None], length: int
-) -> list[Tensor]:
-    """Call a function that torch has not for lists on each tensor."""
-
-    def at(arg: Any, index: int) -> Any:
-        column = values[arg.place] if type(arg) is Leaves else None
-        return arg if column is None else column[index]
-
+def _called(operation: _Operation, args: Sequence[Any], values: Sequence[Any], length: int) -> Any:
+    """Call a function that torch has not for lists: once of scalars, or on each tensor."""
+    kwargs = {
+        name: values[arg.place] if isinstance(arg, Leaves) else arg
+        for name, arg in operation.kwargs.items()
+    }
+    if operation.of_scalars:
+        return operation.function(*args, **kwargs)
+    in_lists = [type(arg) is Leaves for arg in operation.args]
+    named_lists = {name for name, arg in operation.kwargs.items() if type(arg) is Leaves}
     return [
         operation.function(
-            *[at(arg, index) for arg in operation.args],
-            **{name: at(arg, index) for name, arg in operation.kwargs.items()},
+            *[arg[index] if is_list else arg for arg, is_list in zip(args, in_lists, strict=True)],
+            **{name: arg[index] if name in named_lists else arg for name, arg in kwargs.items()},
         )
         for index in range(length)
     ]

@@ -1,15 +1,13 @@
-"""How the mathematics of an optimizer, written for one leaf, runs over whole trees.
+"""How the mathematics of an optimizer is written for one leaf and applied to whole trees.
 
 Every transformation states its rule as a function of single tensors. Neighbours in a chain are
-joined in one `Step` before they come here; what is common to all about matching trees, dtypes and
-speed is decided here.
+joined in one `Step` before they come here; how the rules then run is decided in `execution`.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -17,16 +15,14 @@ import torch
 from torch import Tensor
 
 from ..functional import tree
-from . import checks, foreach
+from . import checks, execution
+from .execution import HALF as HALF
+from .execution import Computation, Memory
+from .execution import stored as stored
+from .execution import working as working
 
-#: Dtypes too narrow to compute with.
-HALF = (torch.float16, torch.bfloat16)
 #: A hyperparameter: a Python number, or a 0-d tensor (traced, batched or differentiated).
 Scalar = float | Tensor
-
-_DTYPE, _DEVICE, _IS_CPU, _REQUIRES_GRAD = map(
-    operator.attrgetter, ("dtype", "device", "is_cpu", "requires_grad")
-)
 
 
 class Rule(NamedTuple):
@@ -35,16 +31,25 @@ class Rule(NamedTuple):
     Attributes
     ----------
     function
-        `function(update, *read)` returns the new update, or a tuple of it and of what is written.
+        `function(update, *read, *scalars)` returns the new update, or a tuple of it and of what is
+        written. It depends on its arguments alone: what it does may be noted once and repeated. One
+        function made with the transformation, not in every step, spares noting it again.
     reads
         The trees whose corresponding leaves it reads, by the names that errors give them.
     writes
         How many tensors it returns beside the update.
+    scalars
+        What the step gives to every leaf: numbers and 0-d tensors.
+    kept
+        For a rule that writes anew what it reads, in this order: the dtype of each of these trees,
+        or None where that is the parameter's.
     """
 
     function: Callable[..., Any]
     reads: Mapping[str, tree.PyTree]
     writes: int = 0
+    scalars: Sequence[Scalar] = ()
+    kept: Sequence[torch.dtype | None] | None = None
 
 
 class Step(NamedTuple):
@@ -65,7 +70,7 @@ class Step(NamedTuple):
     params: tree.PyTree | None = None
 
 
-def take(step: Step, updates: tree.PyTree) -> tuple[tree.PyTree, Any]:
+def take(step: Step, updates: tree.PyTree, memory: Memory | None = None) -> tuple[tree.PyTree, Any]:
     """Return the updates and the state after `step`.
 
     All its rules are applied in one pass over the leaves, by the terms of `leafwise`; between two
@@ -81,28 +86,36 @@ def take(step: Step, updates: tree.PyTree) -> tuple[tree.PyTree, Any]:
     for rule in step.rules:
         trees |= rule.reads
     trees["updates"] = updates
-    structure, columns = checks.same_leaves(trees)
-    checks.trainable(updates, "updates", leaves=columns[-1])
-    by_name = dict(zip(trees, columns, strict=True))
-    read = [by_name[name] for rule in step.rules for name in rule.reads]
-    results = 1 + sum(rule.writes for rule in step.rules)
-    compose = functools.partial(_composed, step.rules)
-    updates, *written = [
-        tree.unflatten(structure, column)
-        for column in _computed(compose, [columns[-1], *read], results)
-    ]
-    return updates, step.state(*written)
+    computation = Computation(
+        functools.partial(_composed, step.rules),
+        identity=[rule.function for rule in step.rules],
+        reads=["updates", *[name for rule in step.rules for name in rule.reads]],
+        scalars=[scalar for rule in step.rules for scalar in rule.scalars],
+        kept=[None, *[dtype for rule in step.rules for dtype in rule.kept or [None] * rule.writes]],
+    )
+    any_width = frozenset(
+        name
+        for rule in step.rules
+        for name, dtype in zip(rule.reads, rule.kept or (), strict=False)
+        if dtype is not None
+    )
+    results = execution.compute(computation, trees, memory or Memory(), any_width=any_width)
+    return results[0], step.state(*results[1:])
 
 
 def _composed(rules: Sequence[Rule], rounded: Callable[[Any], Any]) -> Callable[..., Any]:
     """Return the function of a leaf that applies `rules` in turn, with `rounded` in between."""
+    reads = sum(len(rule.reads) for rule in rules)
 
-    def composed(update: Any, *read: Any) -> tuple[Any, ...]:
-        unread = iter(read)
+    def composed(update: Any, *given: Any) -> tuple[Any, ...]:
+        read, scalars = iter(given[:reads]), iter(given[reads:])
         written: list[Any] = []
         for position, rule in enumerate(rules):
-            given = itertools.islice(unread, len(rule.reads))
-            result = rule.function(rounded(update) if position else update, *given)
+            arguments = [
+                *itertools.islice(read, len(rule.reads)),
+                *itertools.islice(scalars, len(rule.scalars)),
+            ]
+            result = rule.function(rounded(update) if position else update, *arguments)
             update, *more = result if rule.writes else (result,)
             written += more
         return update, *written
@@ -116,6 +129,7 @@ def leafwise(
     *,
     results: int = 1,
     same_dtypes: bool = True,
+    memory: Memory | None = None,
 ) -> Any:
     """Apply an elementwise `rule` to corresponding leaves of `trees`, given by name.
 
@@ -142,13 +156,14 @@ def leafwise(
     >>> leafwise(lambda x, y: (x + y, x - y), {"x": x, "y": y}, results=2)
     ({'w': tensor([3.])}, {'w': tensor([-1.])})
     """
-    structure, columns = checks.same_leaves(trees, dtypes=same_dtypes)
-    name, first = next(iter(trees.items()))
-    checks.trainable(first, name, leaves=columns[0])
-    computed = _computed(lambda rounded: rule, columns, results, same_dtypes)
-    if results == 1:
-        return tree.unflatten(structure, computed[0])
-    return tuple([tree.unflatten(structure, column) for column in computed])
+    computation = _only(rule, tuple(trees), results)
+    any_width = frozenset() if same_dtypes else frozenset(trees)
+    computed = execution.compute(computation, trees, memory or Memory(), any_width=any_width)
+    return computed[0] if results == 1 else tuple(computed)
+
+
+def _only(rule: Callable[..., Any], reads: Sequence[str], results: int) -> Computation:
+    return Computation(lambda rounded: rule, [rule], reads, (), [None] * results)
 
 
 def per_leaf(
@@ -172,8 +187,8 @@ def per_leaf(
     for free_name, given in (free or {}).items():
         tree.map(lambda *pair: None, first, given, names=(name, free_name))  # names the path
         columns.append(list(structure.flatten_up_to(given)))  # type: ignore[arg-type]
-    rows = zip(*columns, strict=True)
-    computed = [_on_leaf(lambda rounded: rule, *row) for row in rows]
+    computation = _only(rule, (*trees, *(free or {})), results)
+    computed = [execution.on_leaf(computation, *row) for row in zip(*columns, strict=True)]
     trees_of_results = [
         tree.unflatten(structure, [row[place] for row in computed]) for place in range(results)
     ]
@@ -185,99 +200,3 @@ def add_scaled(x: Tensor, y: Tensor, coefficient: Scalar) -> Tensor:
     if isinstance(coefficient, Tensor):
         return x + coefficient * y
     return torch.add(x, y, alpha=coefficient)
-
-
-#: Makes the function of a leaf, given how to round what is computed to the dtype of that leaf.
-_Recipe = Callable[[Callable[[Any], Any]], Callable[..., Any]]
-
-
-def _computed(
-    recipe: _Recipe, columns: list[list[Tensor]], results: int, same_dtypes: bool = True
-) -> Sequence[Sequence[Tensor]]:
-    """Return the leaves of each result."""
-    groups = _groups(columns, same_dtypes) if _eager(columns) else []
-    if len(groups) == 1 and len(groups[0]) == len(columns[0]):
-        return _on_list(recipe, columns)
-    computed: list[dict[int, Tensor]] = [{} for _ in range(results)]
-    for places in groups:
-        lists = _on_list(recipe, [[column[place] for place in places] for column in columns])
-        for result, leaves in zip(computed, lists, strict=True):
-            result.update(zip(places, leaves, strict=True))
-    for place, row in enumerate(zip(*columns, strict=True)):
-        if place not in computed[0]:
-            for result, leaf in zip(computed, _on_leaf(recipe, *row), strict=True):
-                result[place] = leaf
-    return [[result[place] for place in range(len(columns[0]))] for result in computed]
-
-
-def _on_leaf(recipe: _Recipe, first: Tensor, *rest: Tensor) -> list[Tensor]:
-    rule = recipe(lambda value: working(stored(value, first.dtype)))
-    result = rule(working(first), *[working(leaf) for leaf in rest])
-    given = result if isinstance(result, tuple) else (result,)
-    return [stored(value, first.dtype) for value in given]
-
-
-def _on_list(recipe: _Recipe, columns: list[list[Tensor]]) -> Sequence[Sequence[Tensor]]:
-    """Do what `_on_leaf` does for leaves of one dtype and device."""
-    dtype = columns[0][0].dtype
-    alike = dtype in (torch.float32, torch.float64)
-    rows = columns if alike else [[working(leaf) for leaf in column] for column in columns]
-    rule = recipe(functools.partial(foreach.rounded, dtype=dtype.to_real()))
-    try:
-        results = foreach.run(rule, rows, own=dtype in HALF)
-    except foreach.NotListable:
-        return list(
-            zip(*[_on_leaf(recipe, *row) for row in zip(*columns, strict=True)], strict=True)
-        )
-    if alike and all(values[0].dtype is dtype for values in results):
-        return results
-    return [[stored(value, dtype) for value in values] for values in results]
-
-
-def _groups(columns: list[list[Tensor]], same_dtypes: bool) -> list[Sequence[int]]:
-    """Return the places of leaves that are computed with together, list by list.
-
-    They have one dtype and device. A leaf of no dimensions goes alone: a scalar of a wider dtype
-    widens what is computed of it.
-    """
-    first, everywhere = columns[0], range(len(columns[0]))
-    compared = columns[:1] if same_dtypes else columns
-    dtypes = {dtype for column in compared for dtype in set(map(_DTYPE, column))}
-    one_device = all(map(_IS_CPU, first)) or len(set(map(_DEVICE, first))) == 1
-    if len(dtypes) == 1 and one_device and all(map(Tensor.dim, first)):
-        return [everywhere]
-    groups: dict[Any, list[int]] = {}
-    for place, row in zip(everywhere, zip(*columns, strict=True), strict=True):
-        if row[0].ndim and all(leaf.dtype == row[0].dtype for leaf in row):
-            groups.setdefault((row[0].dtype, row[0].device), []).append(place)
-    return list(groups.values())
-
-
-def _eager(columns: list[list[Tensor]]) -> bool:
-    """Say whether operations are just carried out, for no transform, compiler or derivative."""
-    return (
-        all(map(checks.plain, columns))
-        and bool(columns[0])
-        and torch._C._functorch.peek_interpreter_stack() is None
-        and torch._C._len_torch_dispatch_stack() == 0
-        and torch.autograd.forward_ad._current_level < 0
-        and not (torch.is_grad_enabled() and any(map(_requires_grad, columns)))
-    )
-
-
-def _requires_grad(leaves: list[Tensor]) -> bool:
-    return any(map(_REQUIRES_GRAD, leaves))
-
-
-def working(leaf: Tensor) -> Tensor:
-    """Return `leaf` in the form in which it is computed with."""
-    if leaf.is_complex():
-        return torch.view_as_real(leaf)
-    return leaf.float() if leaf.dtype in HALF else leaf
-
-
-def stored(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return what was computed for a leaf of `dtype` in the form in which it is kept."""
-    if dtype.is_complex:
-        return torch.view_as_complex(value.to(dtype.to_real()))
-    return value.to(dtype)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..functional import tree
+from . import checks
 from .leafwise import Scalar
 
 
@@ -15,6 +16,23 @@ def first_step(params: tree.PyTree) -> Tensor:
     """Return the count of steps before the first: an int64 zero on the parameters' device."""
     leaves = tree.leaves(params)
     return torch.zeros((), dtype=torch.int64, device=leaves[0].device if leaves else None)
+
+
+def zeros(params: tree.PyTree, dtype: torch.dtype | None = None) -> tree.PyTree:
+    """Return zeros of the shapes of `params`, in their own dtypes or in `dtype`.
+
+    >>> zeros({"w": torch.ones(2)}, torch.bfloat16)
+    {'w': tensor([0., 0.], dtype=torch.bfloat16)}
+
+    Raises
+    ------
+    TypeError
+        `dtype` is given, and a leaf is complex.
+    """
+    if dtype is None:
+        return tree.zeros_like(params)
+    checks.real(f"a state in {dtype}", params)
+    return tree.zeros_like(params, dtype)
 
 
 def first_moment(m: Tensor, g: Tensor, decay: Scalar) -> Tensor:
@@ -52,3 +70,25 @@ def bias_correction(decay: Scalar, count: Tensor) -> Tensor:
     else:
         log_decay = math.log(decay) if decay > 0 else -math.inf
     return -torch.expm1(count.double() * log_decay)
+
+
+def corrections(count: Tensor, b1: Scalar, b2: Scalar, eps: Scalar) -> tuple[Tensor, Tensor]:
+    """Return what `corrected_direction` takes at step `count`, two float64 0-d tensors.
+
+    They are `(1 - b1^t) / sqrt(1 - b2^t)` and `(1 - b1^t) eps`.
+    """
+    correction1 = bias_correction(b1, count)
+    return correction1 / bias_correction(b2, count).sqrt(), correction1 * eps
+
+
+def corrected_direction(m: Tensor, v: Tensor, root_factor: Scalar, eps_t: Scalar) -> Tensor:
+    """Return Adam's direction `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)`.
+
+    Numerator and denominator are multiplied by `1 - b1^t`: that spares a pass over the leaf, since
+    what then stands before `sqrt(v)` and for `eps` are numbers, the `corrections` of the step.
+
+    >>> factors = corrections(torch.tensor(1), b1=0.9, b2=0.99, eps=0.0)
+    >>> corrected_direction(torch.tensor([0.1]), torch.tensor([0.01]), *factors)
+    tensor([1.0000])
+    """
+    return m / (v.sqrt() * root_factor + eps_t)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..functional import tree
 from . import checks
+from .execution import Memory
 from .leafwise import Rule, Step, leafwise, take
 
 __all__ = ["EmptyState", "GradientTransformation", "apply_updates", "chain", "identity"]
@@ -102,11 +103,12 @@ class _Elementwise:
 
     def __init__(self, step: Callable[[State, PyTree | None], Step]) -> None:
         self.step = step
+        self.memory = Memory()
 
     def __call__(
         self, updates: PyTree, state: State, params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, State]:
-        return take(self.step(state, params), updates)
+        return take(self.step(state, params), updates, self.memory)
 
 
 def stateless_elementwise(
@@ -257,8 +259,12 @@ def apply_updates(params: PyTree, updates: PyTree) -> PyTree:
     >>> apply_updates({"w": torch.tensor([1.0])}, {"w": torch.tensor([-0.25])})
     {'w': tensor([0.7500])}
     """
+    trees = {"params": params, "updates": updates}
+    return leafwise(_moved, trees, same_dtypes=False, memory=_APPLIED)
 
-    def step(param: Tensor, update: Tensor) -> Tensor:
-        return param + update
 
-    return leafwise(step, {"params": params, "updates": updates}, same_dtypes=False)
+def _moved(param: Tensor, update: Tensor) -> Tensor:
+    return param + update
+
+
+_APPLIED = Memory()

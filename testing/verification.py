@@ -9,7 +9,7 @@ import torch
 
 from .. import optim
 from ..functional import tree
-from . import references
+from . import first_slice as references
 
 __all__ = ["check_optimizer"]
 

@@ -38,6 +38,7 @@ def requirements(entries):
 
 
 REQUIRED = requirements(PROJECT["project"]["dependencies"])
+TESTING = requirements(PROJECT["project"]["optional-dependencies"]["testing"])
 EXTRAS = requirements(
     entry for entries in PROJECT["project"]["optional-dependencies"].values() for entry in entries
 )
@@ -94,6 +95,10 @@ def test_a_top_package_is_typed(package):
     assert (FOLDERS[package] / "py.typed").exists()
 
 
+def is_generated(path):
+    return "__pycache__" in path.parts or any(part.startswith(".") for part in path.parts)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     source = tmp_path_factory.mktemp("source")
@@ -114,7 +119,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_no_other(wheel):
         "/".join([*package.split("."), *file.relative_to(folder).parts])
         for package, folder in FOLDERS.items()
         for file in folder.rglob("*")
-        if file.is_file() and "__pycache__" not in file.parts and not file.name.startswith(".")
+        if file.is_file() and not is_generated(file.relative_to(folder))
     }
     shipped = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert shipped == expected
@@ -135,7 +140,8 @@ def test_the_wheel_says_what_it_needs(wheel):
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_what_is_required(name):
-    allowed = REQUIRED | {"purefn"} | sys.stdlib_module_names
+    own = TESTING if name.startswith("purefn.testing") else set()
+    allowed = REQUIRED | own | {"purefn"} | sys.stdlib_module_names
     assert {full.split(".")[0] for full in imports(name, outermost=True)} <= allowed
 
 
@@ -158,7 +164,7 @@ def settings():
     return state, torch.get_default_dtype(), torch.get_num_threads(), torch.is_grad_enabled()
 
 before = settings()
-for name in {list(MODULES)}:
+for name in {[name for name in MODULES if not name.startswith("purefn.testing.")]}:
     importlib.import_module(name)
 assert [extra for extra in extras if sys.modules[extra] is not None] == []
 assert settings() == before

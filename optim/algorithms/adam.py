@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -11,7 +10,14 @@ from torch import Tensor
 from ...functional import tree
 from .. import checks
 from ..leafwise import Rule, Scalar, Step
-from ..moments import bias_correction, first_moment, first_step, second_moment
+from ..moments import (
+    corrected_direction,
+    corrections,
+    first_moment,
+    first_step,
+    second_moment,
+    zeros,
+)
 from ..pieces.decay import add_decayed_weights
 from ..pieces.scaling import scale, scale_by_learning_rate
 from ..schedules import Schedule
@@ -48,7 +54,11 @@ class ScaleByAmsgradState(NamedTuple):
 
 
 def scale_by_adam(
-    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    *,
+    mu_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Rescale gradients by Adam's rule (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
 
@@ -58,7 +68,9 @@ def scale_by_adam(
         nu_t = b2 nu_{t-1} + (1 - b2) g_t^2
         update = mu_t / (1 - b1^t) / (sqrt(nu_t / (1 - b2^t)) + eps)
 
-    The moments have the parameters' dtypes.
+    The moments have the parameters' dtypes, but for `mu` where `mu_dtype` says otherwise: it is
+    rounded after the step, and all else is computed as precisely as ever. Bias corrections keep all
+    digits, at step 1 as at step 10^7.
 
     Raises
     ------
@@ -76,32 +88,36 @@ def scale_by_adam(
     >>> updates
     {'w': tensor([-1.0000,  1.0000])}
     """
-    _check_hyperparameters(b1, b2, eps)
+    _check_hyperparameters(b1, b2, eps, mu_dtype)
 
     def init(params: tree.PyTree) -> ScaleByAdamState:
         checks.trainable(params)
         return ScaleByAdamState(
-            first_step(params), mu=tree.zeros_like(params), nu=tree.zeros_like(params)
+            first_step(params), mu=zeros(params, mu_dtype), nu=tree.zeros_like(params)
         )
+
+    def rule(g: Tensor, m: Tensor, v: Tensor, *factors: Scalar) -> tuple[Tensor, ...]:
+        m = first_moment(m, g, b1)
+        v = second_moment(v, g, b2)
+        return corrected_direction(m, v, *factors), m, v
 
     def step(state: ScaleByAdamState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_adam", state, ScaleByAdamState)
         count = state.count + 1
-        direction = _direction(count, b1, b2, eps)
-
-        def rule(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            m = first_moment(m, g, b1)
-            v = second_moment(v, g, b2)
-            return direction(m, v), m, v
-
         reads = {"state.mu": state.mu, "state.nu": state.nu}
-        return Step([Rule(rule, reads, writes=2)], lambda mu, nu: ScaleByAdamState(count, mu, nu))
+        factors = corrections(count, b1, b2, eps)
+        rules = [Rule(rule, reads, writes=2, scalars=factors, kept=[mu_dtype, None])]
+        return Step(rules, lambda mu, nu: ScaleByAdamState(count, mu, nu))
 
     return elementwise(init, step)
 
 
 def scale_by_amsgrad(
-    b1: Scalar = 0.9, b2: Scalar = 0.999, eps: Scalar = 1e-8
+    b1: Scalar = 0.9,
+    b2: Scalar = 0.999,
+    eps: Scalar = 1e-8,
+    *,
+    mu_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Rescale gradients by AMSGrad (Reddi et al. 2018, arXiv:1904.09237), as torch computes it.
 
@@ -123,33 +139,32 @@ def scale_by_amsgrad(
     >>> updates
     {'w': tensor([-1.0000])}
     """
-    _check_hyperparameters(b1, b2, eps)
+    _check_hyperparameters(b1, b2, eps, mu_dtype)
 
     def init(params: tree.PyTree) -> ScaleByAmsgradState:
         checks.trainable(params)
         return ScaleByAmsgradState(
             first_step(params),
-            mu=tree.zeros_like(params),
+            mu=zeros(params, mu_dtype),
             nu=tree.zeros_like(params),
             nu_max=tree.zeros_like(params),
         )
 
+    def rule(
+        g: Tensor, m: Tensor, v: Tensor, v_max: Tensor, *factors: Scalar
+    ) -> tuple[Tensor, ...]:
+        m = first_moment(m, g, b1)
+        v = second_moment(v, g, b2)
+        v_max = torch.maximum(v_max, v)
+        return corrected_direction(m, v_max, *factors), m, v, v_max
+
     def step(state: ScaleByAmsgradState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_amsgrad", state, ScaleByAmsgradState)
         count = state.count + 1
-        direction = _direction(count, b1, b2, eps)
-
-        def rule(g: Tensor, m: Tensor, v: Tensor, v_max: Tensor) -> tuple[Tensor, ...]:
-            m = first_moment(m, g, b1)
-            v = second_moment(v, g, b2)
-            v_max = torch.maximum(v_max, v)
-            return direction(m, v_max), m, v, v_max
-
         reads = {"state.mu": state.mu, "state.nu": state.nu, "state.nu_max": state.nu_max}
-        return Step(
-            [Rule(rule, reads, writes=3)],
-            lambda mu, nu, nu_max: ScaleByAmsgradState(count, mu, nu, nu_max),
-        )
+        factors = corrections(count, b1, b2, eps)
+        rules = [Rule(rule, reads, writes=3, scalars=factors, kept=[mu_dtype, None, None])]
+        return Step(rules, lambda mu, nu, nu_max: ScaleByAmsgradState(count, mu, nu, nu_max))
 
     return elementwise(init, step)
 
@@ -163,6 +178,7 @@ def adam(
     *,
     maximize: bool = False,
     decoupled_weight_decay: bool = False,
+    mu_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Return Adam, `torch.optim.Adam`: `scale_by_adam` at a learning rate.
 
@@ -185,6 +201,9 @@ def adam(
         Climb instead of descend.
     decoupled_weight_decay
         Decay the parameters instead of the gradient, which is `adamw`.
+    mu_dtype
+        The dtype in which the first moment is kept, such as torch.bfloat16 to save memory; torch
+        has no such argument.
 
     Raises
     ------
@@ -218,7 +237,7 @@ def adam(
     parts = [
         *([scale(-1)] if maximize else []),
         *([] if decoupled_weight_decay else decay),
-        rescale(*betas, eps),
+        rescale(*betas, eps, mu_dtype=mu_dtype),
         *(decay if decoupled_weight_decay else []),
         scale_by_learning_rate(lr),
     ]
@@ -233,6 +252,7 @@ def adamw(
     amsgrad: bool = False,
     *,
     maximize: bool = False,
+    mu_dtype: torch.dtype | None = None,
 ) -> GradientTransformation:
     """Return AdamW, `torch.optim.AdamW` (Loshchilov & Hutter 2019, arXiv:1711.05101).
 
@@ -261,27 +281,15 @@ def adamw(
         amsgrad,
         maximize=maximize,
         decoupled_weight_decay=True,
+        mu_dtype=mu_dtype,
     )
 
 
-def _direction(
-    count: Tensor, b1: Scalar, b2: Scalar, eps: Scalar
-) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the function `m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps)` of step `t`.
-
-    Numerator and denominator are multiplied by `1 - b1^t`: that spares a pass over the leaf, since
-    what then stands before `sqrt(v)` and for `eps` are numbers.
-    """
-    correction1 = bias_correction(b1, count)
-    root_factor = correction1 / bias_correction(b2, count).sqrt()
-
-    def direction(m: Tensor, v: Tensor) -> Tensor:
-        return m / (v.sqrt() * root_factor + correction1 * eps)
-
-    return direction
-
-
-def _check_hyperparameters(b1: Scalar, b2: Scalar, eps: Scalar) -> None:
+def _check_hyperparameters(
+    b1: Scalar, b2: Scalar, eps: Scalar, mu_dtype: torch.dtype | None
+) -> None:
+    if mu_dtype is not None:
+        checks.floating("mu_dtype", mu_dtype)
     checks.decay_rate("b1", b1)
     checks.decay_rate("b2", b2)
     checks.non_negative("eps", eps)

@@ -70,16 +70,15 @@ def trace(
         checks.trainable(params)
         return TraceState(first_step(params), tree.zeros_like(params))
 
+    def rule(g: Tensor, b: Tensor, *weight: Scalar) -> tuple[Tensor, Tensor]:
+        b = add_scaled(g * weight[0] if weight else g, b, decay)
+        return (add_scaled(g, b, decay) if nesterov else b), b
+
     def step(state: TraceState, params: tree.PyTree | None) -> Step:
         checks.state("trace", state, TraceState)
         weight = _weight_of_gradient(state.count, dampening)
-
-        def rule(g: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-            b = add_scaled(g if weight is None else weight * g, b, decay)
-            return (add_scaled(g, b, decay) if nesterov else b), b
-
         return Step(
-            [Rule(rule, {"state.trace": state.trace}, writes=1)],
+            [Rule(rule, {"state.trace": state.trace}, writes=1, scalars=weight)],
             lambda buffer: TraceState(state.count + 1, buffer),
         )
 
@@ -150,12 +149,12 @@ def sgd(
     return chain(*parts)
 
 
-def _weight_of_gradient(count: Tensor, dampening: Scalar) -> Tensor | None:
-    """Return 1 for the first gradient and `1 - dampening` from then on, or None without it."""
+def _weight_of_gradient(count: Tensor, dampening: Scalar) -> tuple[Tensor, ...]:
+    """Return 1 for the first gradient and `1 - dampening` from then on, or nothing without it."""
     if _is_zero(dampening):
-        return None
+        return ()
     later = torch.ones((), dtype=torch.float64, device=count.device) - dampening
-    return torch.where(count == 0, torch.ones_like(later), later)
+    return (torch.where(count == 0, torch.ones_like(later), later),)
 
 
 def _is_zero(value: Scalar) -> bool:

@@ -100,4 +100,8 @@ def _downhill(schedule: Schedule) -> Schedule:
 
 
 def _scaling(factor: Scalar) -> Rule:
-    return Rule(lambda update: update * factor, reads={})
+    return Rule(_scaled, reads={}, scalars=(factor,))
+
+
+def _scaled(update: Tensor, factor: Scalar) -> Tensor:
+    return update * factor

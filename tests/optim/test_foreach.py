@@ -1,5 +1,6 @@
 """Lists of leaves against leaf by leaf: every transformation, bit for bit."""
 
+import contextlib
 import copy
 from unittest import mock
 
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from purefn import optim
 from purefn.functional import tree
-from purefn.optim import checks, foreach, leafwise
+from purefn.optim import checks, execution, foreach, leafwise
 
 RATE = torch.tensor(0.1, dtype=torch.float64)
 TRANSFORMATIONS = {
@@ -79,7 +80,7 @@ def train(optimizer, params, steps=4):
 
 
 def leaf_by_leaf():
-    return mock.patch.object(leafwise, "_eager", return_value=False)
+    return mock.patch.object(execution, "_eager", return_value=False)
 
 
 def bits(leaf):
@@ -170,12 +171,75 @@ def test_a_rule_on_lists_is_the_rule_on_leaves(rule, dtype):
         assert_bitwise(lists, leafwise.leafwise(rule, trees, results=results))
 
 
+def run(rule, column):
+    program = foreach.record(rule, 1, [], column[0].dtype, column[0].device, own=False)
+    return program.run([column], [])
+
+
 def test_a_dead_value_gives_its_memory_and_no_other_does():
     x = [torch.rand(3), torch.rand(3)]
-    ((result, _),) = foreach.run(lambda x: x.sqrt() * 2 + 1, [x], own=False)
+    ((result, _),) = run(lambda x: x.sqrt() * 2 + 1, x)
     assert result._version == 2  # mul_ and add_ wrote what sqrt had made
-    ((kept, _), (other, _)) = foreach.run(lambda x: ((t := x.sqrt()), t * 2), [x], own=False)
+    ((kept, _), (other, _)) = run(lambda x: ((t := x.sqrt()), t * 2), x)
     assert (kept._version, other._version) == (0, 0)
+
+
+# ------------------------------------------------------------------------- what is remembered
+
+SCALARS = [2.0, 3, torch.tensor(0.5), torch.tensor(0.25, dtype=torch.float64), -1.5]
+
+
+def scaled(x, factor):
+    return (factor * x + 1) - (1 - factor) * x.sqrt() * (factor / 3)
+
+
+@settings(max_examples=50)
+@given(
+    templates=st.lists(TREES, min_size=2, max_size=4),
+    turns=st.lists(st.tuples(st.integers(0, 3), st.sampled_from(SCALARS)), min_size=4, max_size=8),
+)
+def test_memory_changes_nothing(templates, turns):
+    memory = execution.Memory()
+    for number, scalar in turns:
+        x = tree.map(lambda leaf: like(leaf, 0).abs(), templates[number % len(templates)])
+        step = leafwise.Step([leafwise.Rule(scaled, {}, scalars=(scalar,))], tuple)
+        remembered, _ = leafwise.take(step, x, memory)
+        with leaf_by_leaf():
+            assert_bitwise(remembered, leafwise.take(step, x)[0])
+
+
+def test_memory_holds_no_value():
+    constant, x = torch.tensor(2.0), [torch.ones(2), torch.ones(3)]
+    rule = leafwise.Rule(lambda x: x * constant, {})
+    memory = execution.Memory()
+    assert leafwise.take(leafwise.Step([rule], tuple), x, memory)[0][0].tolist() == [2, 2]
+    constant.fill_(3.0)
+    assert leafwise.take(leafwise.Step([rule], tuple), x, memory)[0][0].tolist() == [3, 3]
+    constant.requires_grad_()
+    assert leafwise.take(leafwise.Step([rule], tuple), x, memory)[0][0].requires_grad
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: [x[0].double(), x[1]],
+        lambda x: [x[0].half(), x[1].half()],
+        lambda x: [x[0], x[0]],
+        lambda x: [x[0].requires_grad_(), x[1]],
+        lambda x: {"a": x[0], "b": x[1]},
+        lambda x: [x[0][:1], x[1]],
+        lambda x: [x[1].T, x[0]],
+    ],
+)
+def test_what_is_remembered_is_compared(change):
+    x = [torch.rand(2), torch.rand(3, 2)]
+    step = leafwise.Step([leafwise.Rule(scaled, {}, scalars=(2.0,))], tuple)
+    memory = execution.Memory()
+    leafwise.take(step, x, memory)
+    changed = change(x)
+    assert_bitwise(leafwise.take(step, changed, memory)[0], leafwise.take(step, changed)[0])
+    with pytest.raises(ValueError, match="x"):
+        leafwise.leafwise(torch.add, {"x": x, "y": x[:1]}, memory=memory)
 
 
 # ----------------------------------------------------------------------------- where it is not used
@@ -183,7 +247,8 @@ def test_a_dead_value_gives_its_memory_and_no_other_does():
 
 @pytest.fixture
 def list_calls():
-    with mock.patch.object(foreach, "run", side_effect=foreach.run) as calls:
+    program_run = foreach.Program.run
+    with mock.patch.object(foreach.Program, "run", autospec=True, side_effect=program_run) as calls:
         yield calls
 
 
@@ -264,7 +329,7 @@ def test_a_chain_is_its_parts_one_after_the_other(lists, names, template, seed):
     params = like(template, seed)
     chain = optim.chain(*parts)
     state = chain.init(params)
-    with mock.patch.object(leafwise, "_eager", leafwise._eager if lists else lambda _: False):
+    with contextlib.nullcontext() if lists else leaf_by_leaf():
         for step in range(3):
             grads = like(params, step)
             updates, next_state = chain.update(grads, state, params)

@@ -1,0 +1,93 @@
+"""Hyperparameters at which a rule takes another branch, and sets of them that reach every pair."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+import random
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+#: For each name, values that are tried besides the default.
+_VALUES: Mapping[str, Sequence[Any]] = {
+    "lr": (0.1, 0.7),
+    "eps": (1e-3, 0.0, 1e-8),
+    "weight_decay": (0.1, 0.0),
+    "momentum": (0.9, 0.5, 0.0),
+    "dampening": (0.5, 0.0),
+    "alpha": (0.5, 0.9),
+    "rho": (0.5, 0.95),
+    "lr_decay": (0.1, 0.0),
+    "initial_accumulator_value": (0.5, 0.0),
+    "t0": (10.0,),
+    "lambd": (0.1, 0.0),
+    "etas": ((0.3, 1.7),),
+    "step_sizes": ((1e-2, 0.2),),
+    "momentum_decay": (0.3, 0.0),
+}
+#: How many sets of hyperparameters the choice is made among.
+_CANDIDATES = 300
+
+
+def names(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    """Return the parameters of `function` that can be given by name."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+
+
+def covering(
+    recipe: Callable[..., Any],
+    drawn: Collection[str],
+    given: Mapping[str, Any],
+    accepts: Callable[[Mapping[str, Any]], bool],
+) -> list[dict[str, Any]]:
+    """Return sets of hyperparameters that have every pair of values of two of them.
+
+    Of the names in `drawn`, values are chosen by name and default; `given` are in every set. The
+    first set is `given` alone. Sets that the rule does not accept are left out.
+    """
+    options = {
+        name: _options(parameter)
+        for name, parameter in names(recipe).items()
+        if name in drawn and name not in given
+    }
+    options = {name: values for name, values in options.items() if len(values) > 1}
+    chance = random.Random(0)
+    candidates = [
+        {name: chance.choice(values) for name, values in options.items()}
+        for _ in range(_CANDIDATES if options else 0)
+    ]
+    candidates = [row for row in candidates if accepts({**given, **row})]
+    missing = set().union(*map(_pairs, candidates)) if candidates else set()
+    chosen: list[dict[str, Any]] = [dict(given)]
+    while missing:
+        best = max(candidates, key=lambda row: len(_pairs(row) & missing))
+        missing -= _pairs(best)
+        chosen.append({**given, **best})
+    return chosen
+
+
+def _pairs(row: Mapping[str, Any]) -> set[Any]:
+    if len(row) == 1:
+        return set(row.items())
+    return set(itertools.combinations(row.items(), 2))
+
+
+def _options(parameter: inspect.Parameter) -> list[Any]:
+    """Return the values to try for a parameter, the default first."""
+    default = parameter.default
+    start = [] if default is parameter.empty else [default]
+    if isinstance(default, bool):
+        return [default, not default]
+    if parameter.name == "betas" and isinstance(default, tuple):
+        # With sqrt(b2) < b1 the steps of Adam have no bound.
+        return [default, (0.5, *[0.9] * (len(default) - 1)), (0.0,) * len(default)]
+    known = _VALUES.get(parameter.name, ())
+    if known and isinstance(default, tuple) == isinstance(known[0], tuple) and default is not None:
+        return start + [value for value in known if value != default]
+    if isinstance(default, float):
+        return [default, default / 2] if default else [default, 0.1]
+    return start
