@@ -22,7 +22,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.dispatch
 	$(BIN)/python -m benchmarks.compile_time
 	$(BIN)/python -m benchmarks.memory
-	$(BIN)/python -m benchmarks.eager_optimizers
+	$(BIN)/python -m benchmarks.optimizers
 	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks.random_numbers
 

@@ -40,6 +40,8 @@ from .algorithms.rmsprop import *
 from .algorithms.rprop import *
 from .algorithms.schedule_free import *
 from .algorithms.sgd import *
+from .algorithms.shampoo import *
+from .algorithms.soap import *
 from .algorithms.signs import *
 from .algorithms.sm3 import *
 from .algorithms.sophia import *

@@ -99,6 +99,7 @@ def take(step: Step, updates: tree.PyTree, memory: Memory | None = None) -> tupl
         for name, dtype in zip(rule.reads, rule.kept or (), strict=False)
         if dtype is not None
     )
+    trees = dict(sorted(trees.items(), key=lambda named: named[0] in any_width))
     results = execution.compute(computation, trees, memory or Memory(), any_width=any_width)
     return results[0], step.state(*results[1:])
 

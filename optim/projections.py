@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional import stop_gradient, tree
+from ..functional import tree
 from . import checks
 from .leafwise import Scalar, leafwise, working
 from .pieces.clipping import global_norm
@@ -221,7 +221,7 @@ def halfspace(x: PyTree, a: PyTree, b: Scalar) -> PyTree:
 
 def _threshold(values: Tensor, scale: Scalar) -> Tensor:
     """Return the `tau` for which `max(values - tau, 0)` sums to `scale`."""
-    largest = stop_gradient(values.amax())  # of small differences from it no digits are lost
+    largest = values.amax()  # differences from it lose no digits, however large the values
     descending = torch.sort(values - largest, descending=True).values
     counts = torch.arange(1, len(values) + 1, dtype=torch.float64, device=values.device)
     candidates = (torch.cumsum(descending, 0) - scale) / counts

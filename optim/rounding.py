@@ -80,5 +80,10 @@ def _rounded(x: Tensor, dtype: torch.dtype, key: Tensor) -> Tensor:
 def _unit_in_the_last_place(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the distance between the numbers of `dtype` around `x`, a power of two."""
     info = torch.finfo(dtype)
-    exponent = torch.frexp(torch.clamp(x.abs(), info.smallest_normal, info.max)).exponent - 1
-    return torch.ldexp(torch.full_like(x, info.eps), exponent)
+    size = torch.clamp(x.abs(), info.smallest_normal, info.max)
+    power_of_two = (size.view(torch.int64) & _EXPONENT).view(torch.float64)
+    return power_of_two * info.eps
+
+
+#: The bits of a float64 that are its exponent; alone they are the power of two below it.
+_EXPONENT = 0x7FF << 52

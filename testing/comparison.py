@@ -47,11 +47,12 @@ def tolerances(expected: Tensor, disturbed: Tensor, start: Tensor | None) -> Ten
         steps = torch.arange(1, len(expected) + 1).reshape(-1, *[1] * (expected.ndim - 1))
         allowed = _RELATIVE * way + torch.finfo(WIDE).eps * (8 + 2 * steps) * size
     noise = _so_far((disturbed - expected).abs().nan_to_num(0, 0, 0))
-    return allowed + _NOISES * smoothed(noise, size)
+    noise = _NOISES * smoothed(noise, size)
+    return (allowed + noise).masked_fill(_so_far(noise > size / 10), torch.inf)  # no digit is left
 
 
 def _so_far(rows: Tensor) -> Tensor:
-    return rows.cummax(0).values if rows.numel() else rows
+    return rows.cummax(0).values if rows.numel() else rows  # torch has none of nothing
 
 
 def smoothed(noise: Tensor, size: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ def forgets(subject: Subject, case: Case) -> None:
     Two runs of one transformation, in turns, are what each is with a new one at every step.
     """
     case = case._replace(rates=None)
-    alone = runs.run(subject, case, watched=False)
+    alone = runs.run(subject, case, resumed=True)
     optimizer = subject.make(**case.hyperparameters)
     other = case.gradients[::-1]
     params, state = case.params, optimizer.init(case.params)

@@ -80,16 +80,21 @@ def as_subject(ours: Any, extra: Any) -> Subject:
     return Subject(title, ours, names(ours), extra)
 
 
-def run(subject: Subject, case: Case, *, watched: bool = True) -> Run:
-    """Run the rule, in every step with a new transformation and a copy of the state.
+def run(subject: Subject, case: Case, *, watched: bool = True, resumed: bool = False) -> Run:
+    """Run the rule, on a copy of the state in every step.
 
-    So it runs as if it were saved and resumed at every step. When `watched`, an input that is
-    written, and a state or update of another structure, shape or dtype, is a counter-example.
+    When `watched`, an input that is written, and a state or update of another structure, shape or
+    dtype, is a counter-example. When `resumed`, every step has a new transformation, as if the run
+    had been saved and resumed.
     """
     params, state = case.params, None
     record = Run(case, [params], [], [], [])
+    made: dict[Any, GradientTransformation] = {}  # for each learning rate
     for step, grads in enumerate(case.gradients):
-        optimizer = subject.at(case, step)
+        rate = None if case.rates is None else case.rates[step]
+        if resumed or rate not in made:
+            made[rate] = subject.at(case, step)
+        optimizer = made[rate]
         if step == 0:
             state = optimizer.init(params)
             record.states.append(state)

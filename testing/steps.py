@@ -63,11 +63,7 @@ def require_path(steps: Steps, path: str) -> None:
     except Counterexample:
         raise
     except Exception as error:
-        raise Counterexample(
-            path,
-            f"{steps.subject.title} fails {_WORDS[path]}: {type(error).__name__}: {error}",
-            case,
-        ) from error
+        raise _failing(steps, path, _WORDS[path], error) from error
     words = f"{_WORDS[path]} differ from those of the run"
     _require_near(case, path, words, steps.chosen, got, steps.expected, steps.allowed)
 
@@ -85,16 +81,24 @@ def require_precision(steps: Steps, dtypes: Sequence[torch.dtype]) -> None:
     low = tree.map(lambda leaf, rows: rows.to(leaf.dtype), like, steps.many[:3])
     wide = tree.map(lambda rows, leaf: leaf.to(rows.dtype), steps.many[:3], low)
     unstacked = zip(tree.unstack(low), steps.starts, strict=True)
-    rows = [step(*start, *rest[3:]) for start, rest in unstacked]
+    try:
+        rows = [step(*start, *rest[3:]) for start, rest in unstacked]
+    except Exception as error:
+        raise _failing(steps, title, f"on leaves in {names}", error) from error
     for index, (updates, state) in zip(steps.chosen, rows, strict=True):
         _require_dtypes(case, title, index, "updates", like[0], updates)
         _require_dtypes(case, title, index, "state", like[1], state)
     many = (*wide, *steps.many[3:])
     exact, got = _outcomes(step, many), _stacked(rows)
     allowed = _allowed(step, many, exact, max(torch.finfo(dtype).eps for dtype in dtypes))
-    allowed = tree.map(_where_representable, allowed, got)
+    allowed = tree.map(_where_representable, allowed, exact, got)
     words = f"in {names} differ from the same step in float64"
     _require_near(case, title, words, steps.chosen, got, exact, allowed)
+
+
+def _failing(steps: Steps, property: str, where: str, error: Exception) -> Counterexample:  # noqa: A002
+    text = f"{steps.subject.title} fails {where}: {type(error).__name__}: {error}"
+    return Counterexample(property, text, steps.run.case)
 
 
 # ----------------------------------------------------------------------------- ways to execute steps
@@ -328,13 +332,18 @@ def _parts(many: Any) -> list[str]:
     return ["params"] * len(params) + state + ["gradients"] * len(grads)
 
 
-def _where_representable(allowed: Tensor, got: Tensor) -> Tensor:
-    """Allow for the smallest numbers of a dtype, and for float16, which has none above 65504."""
+def _where_representable(allowed: Tensor, exact: Tensor, got: Tensor) -> Tensor:
+    """Allow for the smallest numbers of a dtype, and for results beyond its largest.
+
+    And in float16, whose largest is 65504, for what is too large on the way to the result.
+    """
     if not (got.is_floating_point() or got.is_complex()):
         return allowed
     info = torch.finfo(got.dtype)
-    allowed = allowed + 4 * info.smallest_normal * info.eps
-    return allowed.masked_fill(~got.isfinite(), torch.inf) if info.max < 1e6 else allowed
+    beyond = ~(exact.abs() < info.max / 2)
+    if info.max < 1e6:
+        beyond |= ~got.isfinite()
+    return (allowed + 4 * info.smallest_normal * info.eps).masked_fill(beyond, torch.inf)
 
 
 def _require_near(

@@ -177,8 +177,8 @@ def hyperparameters(
 
     What is drawn follows from the names in its signature (`lr`, `betas`, `eps`, `weight_decay`,
     `momentum`, ...) and, of flags, from the default. Nesterov's momentum is drawn without dampening
-    and with a momentum above 0, as the recipes demand. Parameters of other names keep their
-    defaults.
+    and with a momentum above 0, as the recipes demand; what a recipe refuses itself, with a
+    `ValueError`, is not drawn. Parameters of other names keep their defaults.
 
     Parameters
     ----------
@@ -221,7 +221,8 @@ def hyperparameters(
                 f"pass one: hyperparameters({_name(recipe)}, {name}=st.floats(0, 1))."
             )
     drawn = st.fixed_dictionaries(required, optional=optional)
-    return drawn.map(lambda values: _consistent(values, parameters, overrides))
+    consistent = drawn.map(lambda values: _consistent(values, parameters, overrides))
+    return consistent.filter(lambda values: _is_accepted(recipe, values))
 
 
 # --- elements and courses ------------------------------------------------------------------------
@@ -270,6 +271,16 @@ _VALUES: Mapping[str, Sequence[Any]] = {
     "beta2_decay": (-0.8, -0.5, -1.0),
     "d": (1.0, 2.0),
     "ns_steps": (5, 1, 3),
+    "trust_coefficient": (1e-3, 0.1),
+    "d0": (1e-6, 1e-3),
+    "d_coef": (1.0, 0.5),
+    "growth_rate": (math.inf, 1.02),
+    "eta": (0.01, 0.1),
+    "gamma": (0.55, 0.01, 0.9),
+    "beta": (1.0, 0.5),
+    "warmup_steps": (0, 5),
+    "weight_lr_power": (2.0, 1.0),
+    "precondition_frequency": (1, 3),
 }
 #: What torch.optim takes beside hyperparameters.
 _NO_HYPERPARAMETERS = {"params", "foreach", "fused", "capturable", "differentiable"}
@@ -293,7 +304,9 @@ def _strategy_for(parameter: inspect.Parameter) -> st.SearchStrategy[Any] | None
         size = len(default) if isinstance(default, tuple) else 2
         later = [st.sampled_from(_VALUES["b2"])] * (size - 1)
         return st.tuples(st.sampled_from(_VALUES["b1"]), *later)
-    if name not in _VALUES or (name == "eps" and isinstance(default, tuple)):
+    if name == "eps" and isinstance(default, tuple):  # adafactor's, of two different meanings
+        return st.tuples(st.sampled_from((default[0], 1e-30, 1e-3)), st.sampled_from((1e-3, 0.1)))
+    if name not in _VALUES:
         return None
     return st.sampled_from(_VALUES[name])
 
@@ -316,6 +329,17 @@ def _consistent(
     if value("momentum") == 0 and "momentum" in parameters and "momentum" not in overrides:
         changed["momentum"] = _VALUES["momentum"][0]
     return {name: changed[name] for name in parameters if name in changed}
+
+
+def _is_accepted(recipe: Callable[..., Any], values: Mapping[str, Any]) -> bool:
+    """Say whether a recipe takes these values; a class of torch.optim is not asked."""
+    if "params" in inspect.signature(recipe).parameters:
+        return True
+    try:
+        recipe(**values)
+    except ValueError:
+        return False
+    return True
 
 
 def _check_overrides(

@@ -10,8 +10,8 @@ import torch
 from purefn.functional import nn
 
 from ..frameworks import jax
-from ..optimizers import ADAM
 from . import jax_layers
+from .rules import ADAM
 from .workload import Training, integers, normal, stateless
 
 

@@ -13,8 +13,8 @@ import torch
 from purefn.functional import nn
 
 from ..frameworks import jax
-from ..optimizers import MOMENTUM
 from . import jax_layers
+from .rules import MOMENTUM
 from .workload import Training, integers, normal
 
 #: Channels in, channels out and stride of each block.

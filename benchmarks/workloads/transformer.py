@@ -15,8 +15,8 @@ from torch import Tensor
 from purefn.functional import nn
 
 from ..frameworks import jax
-from ..optimizers import ADAMW
 from . import jax_layers
+from .rules import ADAMW
 from .workload import Training, integers, stateless
 
 LAYERS, WIDTH, HEADS, TOKENS, VOCABULARY, BATCH = 4, 128, 4, 64, 256, 16

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..frameworks import DEVICE
-from ..optimizers import ADAM
+from .rules import ADAM
 from .workload import Gradients, normal
 
 

@@ -12,7 +12,7 @@ import purefn.functional as pf
 from purefn.functional import losses, tree
 
 from ..frameworks import DEVICE, jax, jnp
-from ..optimizers import Optimizer
+from .rules import Optimizer
 
 #: `(params, state, *batch) -> (loss, gradients, state)`, over the nested state dict.
 Gradients = Callable[..., tuple[Any, Any, Any]]

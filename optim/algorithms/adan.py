@@ -72,25 +72,27 @@ def scale_by_adan(
         checks.trainable(params)
         return ScaleByAdanState(first_step(params), *[tree.zeros_like(params) for _ in range(4)])
 
+    def rule(
+        g: Tensor, m: Tensor, d: Tensor, n: Tensor, last: Tensor, later: Scalar, *weights: Scalar
+    ) -> tuple[Tensor, ...]:
+        of_m, of_d, of_n = weights
+        difference = (g - last) * later
+        m = first_moment(m, g, b1)
+        d = d * b2 + difference * (1 - b2)
+        n = second_moment(n, g + difference * b2, b3)
+        return (m * of_m + d * of_d) / ((n * of_n).sqrt() + eps), m, d, n, g.clone()
+
     def step(state: ScaleByAdanState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_adan", state, ScaleByAdanState)
         count = state.count + 1
         correction1, correction2, correction3 = (bias_correction(b, count) for b in (b1, b2, b3))
-        b2_corrected = b2 / correction2
         later = torch.where(state.count == 0, 0.0, torch.ones_like(correction1))
-
-        def rule(g: Tensor, m: Tensor, d: Tensor, n: Tensor, last: Tensor) -> tuple[Tensor, ...]:
-            difference = (g - last) * later
-            m = first_moment(m, g, b1)
-            d = first_moment(d, difference, b2)
-            n = second_moment(n, g + difference * b2, b3)
-            direction = (m / correction1 + d * b2_corrected) / ((n / correction3).sqrt() + eps)
-            return direction, m, d, n, g.clone()
-
         names = ("mu", "diff", "nu", "previous_gradient")
         reads = {f"state.{name}": getattr(state, name) for name in names}
+        scalars = [later, 1 / correction1, b2 / correction2, 1 / correction3]
         return Step(
-            [Rule(rule, reads, writes=4)], lambda *written: ScaleByAdanState(count, *written)
+            [Rule(rule, reads, writes=4, scalars=scalars)],
+            lambda *written: ScaleByAdanState(count, *written),
         )
 
     return elementwise(init, step)
@@ -163,7 +165,7 @@ def _proximal(lr: Scalar | Schedule, weight_decay: Scalar) -> Scalar | Schedule:
     `(theta - lr u) / (1 + lr w) - theta = -lr / (1 + lr w) (u + w theta)`.
     """
     if callable(lr):
-        return lambda step: _proximal_rate(rate_at(lr, step), weight_decay)
+        return lambda step: _proximal_rate(rate_at(lr, torch.as_tensor(step)), weight_decay)
     return _proximal_rate(lr, weight_decay)
 
 

@@ -80,6 +80,15 @@ def scale_by_ademamix(
             first_step(params), *[tree.zeros_like(params) for _ in range(3)]
         )
 
+    def rule(
+        g: Tensor, m1: Tensor, m2: Tensor, v: Tensor, b3_now: Scalar, *factors: Scalar
+    ) -> tuple[Tensor, ...]:
+        of_m1, of_m2, eps_t = factors
+        m1 = first_moment(m1, g, b1)
+        m2 = m2 * b3_now + g * (1 - b3_now)
+        v = second_moment(v, g, b2)
+        return (m1 * of_m1 + m2 * of_m2) / (v.sqrt() + eps_t), m1, m2, v
+
     def step(state: ScaleByAdemamixState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_ademamix", state, ScaleByAdemamixState)
         count = state.count + 1
@@ -87,17 +96,13 @@ def scale_by_ademamix(
         alpha_now = alpha(state.count) if callable(alpha) else alpha
         checks.decay_rate("b3(step)", b3_now)
         checks.non_negative("alpha(step)", alpha_now)
-        correction1, correction2 = bias_correction(b1, count), bias_correction(b2, count)
-
-        def rule(g: Tensor, m1: Tensor, m2: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-            m1 = first_moment(m1, g, b1)
-            m2 = first_moment(m2, g, b3_now)
-            v = second_moment(v, g, b2)
-            return (m1 / correction1 + m2 * alpha_now) / ((v / correction2).sqrt() + eps), m1, m2, v
-
+        # Numerator and denominator are multiplied by this root: one pass less over the leaf.
+        root = bias_correction(b2, count).sqrt()
+        scalars = [b3_now, root / bias_correction(b1, count), root * alpha_now, root * eps]
         reads = {"state.m1": state.m1, "state.m2": state.m2, "state.nu": state.nu}
         return Step(
-            [Rule(rule, reads, writes=3)], lambda *written: ScaleByAdemamixState(count, *written)
+            [Rule(rule, reads, writes=3, scalars=scalars)],
+            lambda *written: ScaleByAdemamixState(count, *written),
         )
 
     return elementwise(init, step)

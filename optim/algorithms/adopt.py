@@ -8,7 +8,7 @@ from torch import Tensor
 from ...functional import tree
 from .. import checks
 from ..leafwise import Rule, Scalar, Step
-from ..moments import first_moment, first_step
+from ..moments import first_step
 from ..schedules import Schedule
 from ..transformation import GradientTransformation, elementwise
 from .adam import ScaleByAdamState
@@ -70,6 +70,13 @@ def scale_by_adopt(
             first_step(params), mu=tree.zeros_like(params), nu=tree.zeros_like(params)
         )
 
+    def rule(
+        g: Tensor, m: Tensor, v: Tensor, least: Tensor, limit: Tensor, decay: Tensor
+    ) -> tuple[Tensor, ...]:
+        normalized = torch.clamp(g / torch.clamp(v.sqrt(), min=least), min=-limit, max=limit)
+        m = m * b1 + normalized * (1 - b1)
+        return m, m, v * decay + g * g * (1 - decay)
+
     def step(state: ScaleByAdamState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_adopt", state, ScaleByAdamState)
         t = state.count.double()
@@ -77,16 +84,10 @@ def scale_by_adopt(
         # At the first step nothing has been seen: any root but 0 will do, since the limit is 0.
         least = torch.where(first, 1.0, torch.zeros_like(t) + eps)
         limit = t**0.25 if use_clipping else torch.where(first, 0.0, torch.inf)
-        weight = torch.where(first, 1.0, torch.zeros_like(t) + (1 - b2))
-
-        def rule(g: Tensor, m: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-            normalized = g / v.sqrt().clamp(min=least)
-            m = first_moment(m, normalized.clamp(-limit, limit), b1)
-            return m, m, v + weight * (g * g - v)
-
+        decay = torch.where(first, 0.0, torch.zeros_like(t) + b2)
         reads = {"state.mu": state.mu, "state.nu": state.nu}
         return Step(
-            [Rule(rule, reads, writes=2)],
+            [Rule(rule, reads, writes=2, scalars=[least, limit, decay])],
             lambda mu, nu: ScaleByAdamState(state.count + 1, mu, nu),
         )
 

@@ -57,7 +57,7 @@ def scale_by_trust_ratio(
 
     def scaled(u: Tensor, p: Tensor) -> Tensor:
         p_norm, u_norm = (torch.clamp(_norms(x), min=min_norm) for x in (p, u))
-        return u * _ratio(trust_coefficient * p_norm, u_norm + eps, unless=u_norm == 0)
+        return _scaled(u, trust_coefficient * p_norm, u_norm + eps, unless=u_norm == 0)
 
     def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
         checks.given("scale_by_trust_ratio", params)
@@ -99,8 +99,8 @@ def scale_by_local_rate(
 
     def scaled(g: Tensor, p: Tensor) -> Tensor:
         p_norm = _norms(p)
-        rate = _ratio(trust_coefficient * p_norm, _norms(g) + weight_decay * p_norm + eps)
-        return (g + weight_decay * p) * rate
+        denominator = _norms(g) + weight_decay * p_norm + eps
+        return _scaled(g + weight_decay * p, trust_coefficient * p_norm, denominator)
 
     def update(updates: tree.PyTree, params: tree.PyTree | None) -> tree.PyTree:
         checks.given("scale_by_local_rate", params)
@@ -277,16 +277,18 @@ def _turn(lr: Scalar | Schedule) -> GradientTransformation:
     def init(params: tree.PyTree) -> ScaleByScheduleState:
         return ScaleByScheduleState(first_step(params))
 
+    def rule(u: Tensor, p: Tensor, of_u: Scalar, of_p: Scalar) -> Tensor:
+        return u * of_u + p * of_p
+
     def step(state: ScaleByScheduleState, params: tree.PyTree | None) -> Step:
         checks.state("fromage", state, ScaleByScheduleState)
         rate = number(rate_at(lr, state.count), params)
         length = torch.sqrt(1 + rate * rate)
         loss = rate * rate / (length * (1 + length))  # 1 - 1 / length, whose digits cancel
-
-        def rule(u: Tensor, p: Tensor) -> Tensor:
-            return u * (-rate / length) - p * loss
-
-        return Step([Rule(rule, {"params": params})], lambda: ScaleByScheduleState(state.count + 1))
+        return Step(
+            [Rule(rule, {"params": params}, scalars=[-rate / length, -loss])],
+            lambda: ScaleByScheduleState(state.count + 1),
+        )
 
     return elementwise(init, step)
 
@@ -299,9 +301,13 @@ def _norms(x: Tensor) -> Tensor:
     return norms
 
 
-def _ratio(numerator: Tensor, denominator: Tensor, unless: Tensor | None = None) -> Tensor:
-    """Return the quotient, and 1 where one of the two is 0 or `unless` is true."""
-    one = (numerator == 0) | (denominator == 0)
-    one = one if unless is None else one | unless
-    safe = torch.where(one, torch.ones_like(denominator), denominator)
-    return torch.where(one, torch.ones_like(safe), numerator / safe)
+def _scaled(
+    x: Tensor, numerator: Tensor, denominator: Tensor, unless: Tensor | bool = False
+) -> Tensor:
+    """Return `x numerator / denominator`, and `x` where one of the two is 0 or `unless` is true.
+
+    Divided first, `x` overflows only where the result does.
+    """
+    kept = (numerator == 0) | (denominator == 0) | unless
+    safe = torch.where(kept, torch.ones_like(denominator), denominator)
+    return torch.where(kept, x, x / safe * numerator)

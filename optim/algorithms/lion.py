@@ -56,12 +56,11 @@ def scale_by_lion(b1: Scalar = 0.9, b2: Scalar = 0.99) -> GradientTransformation
         checks.trainable(params)
         return ScaleByLionState(tree.zeros_like(params))
 
+    def rule(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
+        return sign(first_moment(m, g, b1)), first_moment(m, g, b2)
+
     def step(state: ScaleByLionState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_lion", state, ScaleByLionState)
-
-        def rule(g: Tensor, m: Tensor) -> tuple[Tensor, Tensor]:
-            return sign(first_moment(m, g, b1)), first_moment(m, g, b2)
-
         return Step([Rule(rule, {"state.mu": state.mu}, writes=1)], ScaleByLionState)
 
     return elementwise(init, step)

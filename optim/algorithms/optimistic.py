@@ -63,17 +63,16 @@ def scale_by_optimistic_gradient(alpha: Scalar = 1.0, beta: Scalar = 1.0) -> Gra
         checks.trainable(params)
         return ScaleByOptimisticGradientState(first_step(params), tree.zeros_like(params))
 
+    def rule(g: Tensor, previous: Tensor, weight: Scalar) -> tuple[Tensor, Tensor]:
+        return g * alpha + (g - previous) * weight, g.clone()
+
     def step(state: ScaleByOptimisticGradientState, params: tree.PyTree | None) -> Step:
         checks.state("scale_by_optimistic_gradient", state, ScaleByOptimisticGradientState)
         count = state.count.double()
         weight = torch.where(count == 0, 0.0, torch.zeros_like(count) + beta)
-
-        def rule(g: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
-            return g * alpha + (g - previous) * weight, g.clone()
-
         reads = {"state.previous_gradient": state.previous_gradient}
         return Step(
-            [Rule(rule, reads, writes=1)],
+            [Rule(rule, reads, writes=1, scalars=[weight])],
             lambda last: ScaleByOptimisticGradientState(state.count + 1, last),
         )
 

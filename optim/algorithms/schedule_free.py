@@ -10,12 +10,11 @@ from torch import Tensor
 from ...functional import tree
 from .. import checks
 from ..inspection import get
-from ..leafwise import Scalar, leafwise
-from ..moments import first_step
+from ..leafwise import Rule, Scalar, Step, leafwise
+from ..moments import bias_correction, first_step, second_moment
 from ..schedules import Schedule
-from ..transformation import GradientTransformation, State
+from ..transformation import GradientTransformation, State, elementwise
 from ..whole_tree import number, rate_at, ratio
-from .adam import scale_by_adam
 from .recipes import descent
 
 __all__ = [
@@ -256,13 +255,45 @@ def schedule_free_adamw(
     b1, b2 = betas
     rate = _warmed_up(lr, warmup_steps)
     base = descent(
-        scale_by_adam(0.0, b2, eps),
+        _scale_by_corrected_rms(b2, eps),
         lr=rate,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
         maximize=maximize,
     )
     return schedule_free(base, rate, _momentum("betas[0]", b1), weight_lr_power, r)
+
+
+class _RootMeanSquareState(NamedTuple):
+    """The number of steps (int64, 0-d), and the average of squared gradients."""
+
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
+    nu: tree.PyTree
+
+
+def _scale_by_corrected_rms(decay: Scalar, eps: Scalar) -> GradientTransformation:
+    """Return Adam without its first moment: `scale_by_adam(0, decay, eps)`, in half the memory."""
+    checks.non_negative("eps", eps)
+
+    def init(params: tree.PyTree) -> _RootMeanSquareState:
+        checks.trainable(params)
+        return _RootMeanSquareState(first_step(params), tree.zeros_like(params))
+
+    def step(state: _RootMeanSquareState, params: tree.PyTree | None) -> Step:
+        checks.state("schedule_free_adamw", state, _RootMeanSquareState)
+        count = state.count + 1
+        root = bias_correction(decay, count).sqrt()
+
+        def rule(g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+            v = second_moment(v, g, decay)
+            return g / (v.sqrt() / root + eps), v
+
+        return Step(
+            [Rule(rule, {"state.nu": state.nu}, writes=1)],
+            lambda nu: _RootMeanSquareState(count, nu),
+        )
+
+    return elementwise(init, step)
 
 
 def _warmed_up(lr: Scalar | Schedule, steps: int) -> Scalar | Schedule:

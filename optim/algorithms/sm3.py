@@ -196,7 +196,7 @@ def _largest(nu: Tensor, like: Tensor) -> Tensor:
     return nu.amax(axes, keepdim=True) if axes else nu
 
 
-def _check_shapes(updates: tree.PyTree, pairs: Sequence[tuple[Tensor, Sequence[Tensor]]]) -> None:
+def _check_shapes(updates: tree.PyTree, pairs: Sequence[Any]) -> None:
     for index, (g, sums) in enumerate(pairs):
         found = [tuple(each.shape) for each in sums]
         if found != _shapes(g):

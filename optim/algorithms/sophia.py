@@ -199,8 +199,8 @@ def scale_by_sophia(
         checks.trainable(params)
         checks.real("sophia", params)
         count = first_step(params)
-        averages = [tree.zeros_like(params) for _ in range(2)]
-        return ScaleBySophiaState(count, *averages, seed.to(count.device, copy=True))
+        key = seed.to(count.device, copy=True)
+        return ScaleBySophiaState(count, tree.zeros_like(params), tree.zeros_like(params), key)
 
     def rule(g: Tensor, m: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         m = first_moment(m, g, b1)

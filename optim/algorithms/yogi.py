@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ...functional import tree
 from .. import checks
-from ..leafwise import Rule, Scalar, Step
+from ..leafwise import Rule, Scalar, Step, leafwise
 from ..moments import corrected_direction, corrections, first_moment, first_step
 from ..schedules import Schedule
 from ..transformation import GradientTransformation, elementwise
@@ -57,7 +57,7 @@ def scale_by_yogi(
 
     def init(params: tree.PyTree) -> ScaleByAdamState:
         checks.trainable(params)
-        nu = tree.map(lambda zero: zero + initial_accumulator_value, tree.zeros_like(params))
+        nu = leafwise(lambda zero: zero + initial_accumulator_value, {"": tree.zeros_like(params)})
         return ScaleByAdamState(first_step(params), mu=tree.zeros_like(params), nu=nu)
 
     def rule(g: Tensor, m: Tensor, v: Tensor, *factors: Scalar) -> tuple[Tensor, ...]:

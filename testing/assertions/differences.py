@@ -194,11 +194,11 @@ def _tensors(who: str, one: Any, other: Any) -> tuple[Tensor, Tensor]:
     pair = [one, other]
     for place, (leaf, beside) in enumerate([(one, other), (other, one)]):
         if isinstance(leaf, Tensor):
-            pair[place] = _plain(concrete(who, leaf).cpu())
+            pair[place] = concrete(who, leaf).cpu()
         elif isinstance(beside, Tensor) and isinstance(leaf, _NUMBERS.get(_kind(beside), ())):
-            pair[place] = _plain(torch.tensor(leaf, dtype=beside.dtype))
+            pair[place] = torch.tensor(leaf, dtype=beside.dtype)
         else:
-            pair[place] = _plain(torch.as_tensor(leaf))
+            pair[place] = torch.as_tensor(leaf)
     return pair[0], pair[1]
 
 
@@ -210,9 +210,3 @@ def _kind(x: Tensor) -> str:
     if x.dtype is torch.bool:
         return "bool"
     return "complex" if x.is_complex() else "float" if x.is_floating_point() else "int"
-
-
-def _plain(x: Tensor) -> Tensor:
-    """Give unsigned integers, for which torch has few operators, as int64; their bits stay."""
-    unsigned = (torch.uint16, torch.uint32, torch.uint64)
-    return x.to(torch.int64) if x.dtype in unsigned else x

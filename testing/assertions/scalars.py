@@ -18,6 +18,7 @@ __all__ = [
     "assert_equal",
     "assert_exactly_one_is_none",
     "assert_gpu_available",
+    "assert_is_divisible",
     "assert_not_both_none",
     "assert_scalar",
     "assert_scalar_in",
@@ -84,6 +85,19 @@ def assert_scalar_negative(x: Any) -> None:
     """
     number = _number("assert_scalar_negative", x)
     _require(number < 0, "assert_scalar_negative", "a number < 0", number)
+
+
+def assert_is_divisible(numerator: int, denominator: int) -> None:
+    """Require that one integer is a multiple of another.
+
+    >>> assert_is_divisible(6, 3)
+    >>> assert_is_divisible(7, 3)
+    Traceback (most recent call last):
+    ...
+    AssertionError: assert_is_divisible: 7 is no multiple of 3.
+    """
+    if denominator == 0 or numerator % denominator:
+        raise AssertionError(f"assert_is_divisible: {numerator} is no multiple of {denominator}.")
 
 
 def assert_equal(first: Any, second: Any) -> None:

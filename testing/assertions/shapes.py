@@ -26,7 +26,6 @@ __all__ = [
     "assert_equal_shape_suffix",
     "assert_equal_size",
     "assert_is_broadcastable",
-    "assert_is_divisible",
     "assert_rank",
     "assert_shape",
     "assert_size",
@@ -284,19 +283,6 @@ def assert_is_broadcastable(shape_a: Sequence[int], shape_b: Sequence[int]) -> N
         raise AssertionError(
             f"assert_is_broadcastable: shape {tuple(shape_a)} does not expand to {tuple(shape_b)}."
         )
-
-
-def assert_is_divisible(numerator: int, denominator: int) -> None:
-    """Require that one integer is a multiple of another.
-
-    >>> assert_is_divisible(6, 3)
-    >>> assert_is_divisible(7, 3)
-    Traceback (most recent call last):
-    ...
-    AssertionError: assert_is_divisible: 7 is no multiple of 3.
-    """
-    if denominator == 0 or numerator % denominator:
-        raise AssertionError(f"assert_is_divisible: {numerator} is no multiple of {denominator}.")
 
 
 # --- one check for all ---------------------------------------------------------------------------

@@ -75,7 +75,10 @@ def test_a_narrow_state_drifts_and_a_wide_one_does_not():
     """The squares of equal gradients, averaged: in bfloat16 the average stops far from them."""
     params = {"w": torch.ones(1, dtype=torch.bfloat16)}
     held = {}
-    for name, rule in {"narrow": optim.adam(), "wide": optim.in_dtype(optim.adam(), torch.float32)}.items():
+    for name, rule in {
+        "narrow": optim.adam(),
+        "wide": optim.in_dtype(optim.adam(), torch.float32),
+    }.items():
         state = rule.init(params)
         for _ in range(1000):
             _, state = rule.update(params, state, params)
@@ -110,7 +113,9 @@ def test_compiled_in_dtype():
 
 
 def test_in_dtype_refuses():
-    with pytest.raises(TypeError, match="dtype: expected a floating-point torch.dtype, got torch.int"):
+    with pytest.raises(
+        TypeError, match="dtype: expected a floating-point torch.dtype, got torch.int"
+    ):
         optim.in_dtype(optim.sgd(), torch.int32)
     with pytest.raises(TypeError, match="in_dtype: optimizer: expected a GradientTransformation"):
         optim.in_dtype(torch.float32, optim.sgd())

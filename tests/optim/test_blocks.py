@@ -95,7 +95,9 @@ def test_adaptive_clipping_unit_by_unit(dtype, clipping, eps):
             return unit(g.reshape(-1), p.reshape(-1)).reshape(g.shape)
         if not g.size:
             return g
-        return np.stack([unit(a.ravel(), b.ravel()).reshape(a.shape) for a, b in zip(g, p, strict=True)])
+        return np.stack(
+            [unit(a.ravel(), b.ravel()).reshape(a.shape) for a, b in zip(g, p, strict=True)]
+        )
 
     assert_is(updated(optim.adaptive_grad_clip(clipping, eps), grads, params), expected)
 

@@ -165,7 +165,10 @@ def test_what_is_refused(params):
         wrapper = make(optim.sgd(), lambda step: step)
         with pytest.raises(TypeError, match="expected a boolean for pred"):
             wrapper.update(params, wrapper.init(params), params)
-    for wrapper in (optim.apply_if_finite(optim.sgd(), 1), optim.skip_large_updates(optim.sgd(), 1)):
+    for wrapper in (
+        optim.apply_if_finite(optim.sgd(), 1),
+        optim.skip_large_updates(optim.sgd(), 1),
+    ):
         with pytest.raises(TypeError, match="expected the state that its init returned"):
             wrapper.update(params, optim.sgd().init(params), params)
         with pytest.raises(TypeError, match="inner: expected a GradientTransformation"):

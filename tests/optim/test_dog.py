@@ -71,7 +71,7 @@ CONFIGURATIONS = [
 
 @pytest.mark.parametrize("hyperparameters", CONFIGURATIONS)
 def test_dog_is_the_algorithm(hyperparameters):
-    check_optimizer(optim.dog, dog, hyperparameters=hyperparameters)
+    check_optimizer(optim.dog, dog, hyperparameters=hyperparameters, examples=2, steps=30)
 
 
 @pytest.mark.parametrize("hyperparameters", CONFIGURATIONS)
@@ -108,7 +108,7 @@ def test_ldog_is_the_algorithm_for_every_leaf(hyperparameters):
     [{"init_estim_sq_dist": 1e-2}, {"eps": 1e-2, "lr": 0.5, "maximize": True}],
 )
 def test_dowg_is_the_algorithm(hyperparameters):
-    check_optimizer(optim.dowg, dowg, hyperparameters=hyperparameters)
+    check_optimizer(optim.dowg, dowg, hyperparameters=hyperparameters, examples=2, steps=30)
 
 
 RECIPES = {

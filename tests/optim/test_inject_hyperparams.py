@@ -182,7 +182,9 @@ def test_a_batch_of_learning_rates(params):
     batched = pf.vmap(run)(lrs)
     for index, lr in enumerate(lrs):
         plain = optim.adam(lr=lr.item())
-        assert_close(tree.unstack(batched)[index], plain.update(params, plain.init(params), params)[0])
+        assert_close(
+            tree.unstack(batched)[index], plain.update(params, plain.init(params), params)[0]
+        )
 
 
 def test_a_learning_rate_has_a_derivative(params):
@@ -198,7 +200,9 @@ def test_a_learning_rate_has_a_derivative(params):
 
 
 def test_what_is_refused(params):
-    with pytest.raises(ValueError, match=r"static_args: 'nope' names no argument of sgd, which has lr"):
+    with pytest.raises(
+        ValueError, match=r"static_args: 'nope' names no argument of sgd, which has lr"
+    ):
         optim.inject_hyperparams(optim.sgd, static_args=["nope"])
     with pytest.raises(ValueError, match="lr: expected a number that is at least 0, got -1"):
         optim.inject_hyperparams(optim.sgd)(lr=-1)

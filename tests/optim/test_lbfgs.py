@@ -265,8 +265,10 @@ def test_a_quadratic_is_solved():
 @pytest.mark.parametrize("seed", range(20))
 def test_the_search_ends_where_the_strong_wolfe_conditions_hold(seed):
     a, b, c = np.random.default_rng(seed).uniform(0.1, 3, size=3)
+    uphill = math.copysign(1, 3 * c - 2 * a * b)
 
     def function(t):
+        t = -uphill * t
         return a * (t - b) ** 2 + c * torch.sin(3 * t) + 0.05 * t**4
 
     evaluations = 0
@@ -278,9 +280,6 @@ def test_the_search_ends_where_the_strong_wolfe_conditions_hold(seed):
         return Point(t, value, slope[None], slope)
 
     start = evaluate(torch.zeros((), dtype=torch.float64))
-    if start.slope >= 0:
-        start = start._replace(step=start.step)
-        pytest.skip("leads uphill")
     line = Line(start, evaluate, torch.tensor(25), torch.tensor(1e-9).double())
     point, count = strong_wolfe(line, torch.tensor(10.0 ** (seed % 5 - 3), dtype=torch.float64))
     assert count + 1 == evaluations
@@ -394,18 +393,6 @@ def test_jit_and_eager_agree(line_search_fn, backend):
     assert compiled.trace_count == 1
     for leaf, other in zip(tree.leaves(run), tree.leaves(run_compiled), strict=True):
         torch.testing.assert_close(other, leaf, rtol=1e-10, atol=1e-12)
-
-
-@pytest.mark.slow
-def test_inductor_and_eager_agree():
-    problem = quadratic()
-    optimizer = optim.lbfgs(lr=0.5, max_iter=3, history_size=3)
-    step = stepper(optimizer, problem.loss)
-    compiled = pf.jit(step)
-    run = run_compiled = (problem.params, optimizer.init(problem.params))
-    for _ in range(3):
-        run, run_compiled = step(*run), compiled(*run_compiled)
-    assert distance(run[0], run_compiled[0]) < 1e-10
 
 
 @pytest.mark.parametrize(

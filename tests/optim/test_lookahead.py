@@ -54,7 +54,7 @@ def test_the_kit_agrees():
     def reference(theta, gradients, lr=0.1):
         return lookahead(theta, gradients, lr)
 
-    check_optimizer(ours, reference, hyperparameters={"lr": 0.1})
+    check_optimizer(ours, reference, hyperparameters={"lr": 0.1}, examples=2, steps=30)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -85,7 +85,9 @@ def test_a_masked_decay_is_a_parameter_group_without(mask):
     assert_close(ours, train_torch(torchs, params, gradients))
 
 
-@pytest.mark.parametrize("mask", [lambda name: name.startswith("conv"), {"conv": True, "head": False}])
+@pytest.mark.parametrize(
+    "mask", [lambda name: name.startswith("conv"), {"conv": True, "head": False}]
+)
 def test_selective_transform_is_requires_grad_false(mask):
     params = make_params()
     gradients = make_gradients(params)
@@ -109,7 +111,10 @@ def test_selective_transform_is_requires_grad_false(mask):
 def test_frozen_parameters_stay_whatever_their_gradients_are():
     params = make_params()
     grads = tree.map(lambda p: torch.full_like(p, torch.nan), params)
-    for optimizer in (optim.freeze(True), optim.selective_transform(optim.adam(), freeze_mask=True)):
+    for optimizer in (
+        optim.freeze(True),
+        optim.selective_transform(optim.adam(), freeze_mask=True),
+    ):
         result, _ = train(optimizer, params, [grads])
         assert_equal(result, params)
 
@@ -125,7 +130,9 @@ def test_names_are_those_of_to_state_dict():
     params = {"pair": Pair(torch.ones(1), [torch.ones(2), None, {"x": torch.ones(3)}])}
     seen = []
     optim.masked(optim.identity(), lambda name: not seen.append(name)).init(params)
-    assert seen == list(tree.to_state_dict(params)) == ["pair.left", "pair.right.0", "pair.right.2.x"]
+    assert (
+        seen == list(tree.to_state_dict(params)) == ["pair.left", "pair.right.0", "pair.right.2.x"]
+    )
 
 
 def test_a_flag_stands_for_a_subtree():
@@ -212,7 +219,9 @@ def test_compiled_and_batched(mask):
     params = make_params()
     gradients = make_gradients(params, 4)
     optimizer = optim.chain(
-        optim.clip(1.0), optim.masked(optim.adam(lr=0.1, weight_decay=0.1), mask), optim.freeze(mask)
+        optim.clip(1.0),
+        optim.masked(optim.adam(lr=0.1, weight_decay=0.1), mask),
+        optim.freeze(mask),
     )
     expected = train(optimizer, params, gradients)
     steps = []
@@ -249,9 +258,17 @@ def test_none_in_the_parameters_is_no_leaf():
         ({"conv": True, "head": {"weight": True}}, ValueError, r"params\['head'\] does not have"),
         ({"conv": True, "head": None}, ValueError, r"mask\['head'\]: expected None"),
         ({"conv": True, "head": [True, True]}, ValueError, r"params\['head'\].*expected list"),
-        ({"conv": True, "head": "no"}, TypeError, r"'head\.bias': expected True or False, got 'no'"),
+        (
+            {"conv": True, "head": "no"},
+            TypeError,
+            r"'head\.bias': expected True or False, got 'no'",
+        ),
         ({"conv": np.bool_(True), "head": True}, TypeError, r"'conv\.bias': expected True or Fal"),
-        ({"conv": 1, "head": True}, TypeError, r"'conv\.bias': expected True or False, got 1 \(int"),
+        (
+            {"conv": 1, "head": True},
+            TypeError,
+            r"'conv\.bias': expected True or False, got 1 \(int",
+        ),
         (lambda name: None, TypeError, r"mask for 'conv\.bias': expected True or False, got None"),
         (lambda name: torch.tensor(True), TypeError, "expected True or False, got tensor"),
         (torch.tensor(True), TypeError, "expected Python bools, which are known before training"),

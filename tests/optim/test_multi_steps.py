@@ -74,7 +74,9 @@ def test_any_split_with_weights_is_the_whole_batch(cuts):
     batches = make_batches(3)
     bounds = [[0, *sorted(own), EXAMPLES] for own in cuts]
     counts = torch.tensor([len(own) - 1 for own in bounds])
-    parts = [x[a:b] for x, own in zip(batches, bounds, strict=True) for a, b in itertools.pairwise(own)]
+    parts = [
+        x[a:b] for x, own in zip(batches, bounds, strict=True) for a, b in itertools.pairwise(own)
+    ]
     expected, _ = train(RULES["adam"](), make_params(), batches, weighted=False)
     optimizer = optim.multi_steps(RULES["adam"](), lambda step: counts[step])
     result, state = train(optimizer, make_params(), parts, weighted=True)

@@ -26,7 +26,9 @@ def test_the_variance_falls_with_the_power_of_the_step(dtype):
         w = noise["w"].to(torch.complex128 if dtype.is_complex else torch.float64)
         assert noise["w"].dtype == dtype
         variance = 0.09 / step**0.5
-        assert w.abs().square().mean().item() == pytest.approx(variance, rel=6 * math.sqrt(2 / 4000))
+        assert w.abs().square().mean().item() == pytest.approx(
+            variance, rel=6 * math.sqrt(2 / 4000)
+        )
         assert w.mean().abs().item() < 5 * math.sqrt(variance / 4000)
 
 

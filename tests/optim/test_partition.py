@@ -9,7 +9,10 @@ from purefn.functional import tree
 
 LABELS = {
     "function": lambda name: name.rpartition(".")[2],
-    "tree": {"conv": {"weight": "weight", "bias": "bias"}, "head": {"weight": "weight", "bias": "bias"}},
+    "tree": {
+        "conv": {"weight": "weight", "bias": "bias"},
+        "head": {"weight": "weight", "bias": "bias"},
+    },
 }
 
 
@@ -48,7 +51,11 @@ def test_labels_are_torchs_parameter_groups(params, labels):
     named = {name: leaf.clone() for name, leaf in tree.to_state_dict(params).items()}
     groups = [
         {"params": [p for n, p in named.items() if n.endswith("weight")], "weight_decay": 0.1},
-        {"params": [p for n, p in named.items() if n.endswith("bias")], "lr": 0.5, "betas": (0.5, 0.9)},
+        {
+            "params": [p for n, p in named.items() if n.endswith("bias")],
+            "lr": 0.5,
+            "betas": (0.5, 0.9),
+        },
     ]
     reference = torch.optim.Adam(groups, lr=0.1)
     for grads in gradients:
@@ -75,7 +82,12 @@ def test_labels_are_torchs_parameter_groups(params, labels):
 def test_labels_may_be_a_prefix_and_of_any_kind(params):
     gradients = make_gradients(params, 3)
     optimizer = optim.partition(
-        {0: optim.sgd(0.1), (1, "x"): optim.scale(-1.0), None: optim.set_to_zero(), "unused": optim.adam()},
+        {
+            0: optim.sgd(0.1),
+            (1, "x"): optim.scale(-1.0),
+            None: optim.set_to_zero(),
+            "unused": optim.adam(),
+        },
         lambda name: {"conv.weight": 0, "conv.bias": (1, "x")}.get(name),
     )
     result, _ = train(optimizer, params, gradients)
@@ -127,7 +139,9 @@ def test_extra_arguments_reach_every_part(params):
 
 def test_what_is_refused(params):
     optimizer = optim.partition({"weight": optim.sgd(0.1)}, LABELS["function"])
-    with pytest.raises(ValueError, match=r"for 'conv\.bias': got 'bias', expected one of .*'weight'"):
+    with pytest.raises(
+        ValueError, match=r"for 'conv\.bias': got 'bias', expected one of .*'weight'"
+    ):
         optimizer.init(params)
     with pytest.raises(ValueError, match=r"params\['head'\] does not have the structure"):
         optim.partition({"a": optim.sgd()}, {"conv": "a", "head": {"weight": "a"}}).init(params)

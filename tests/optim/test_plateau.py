@@ -81,6 +81,10 @@ def test_defaults_are_torchs():
     assert require_torchs([1.0] * 40, 1.0)[-1] == pytest.approx(1e-3)
 
 
+def test_a_reduction_by_just_eps_is_left_out():
+    assert require_torchs([1.0] * 3, 0.5, factor=0.5, patience=0, eps=0.25) == [0.5, 0.5, 0.5]
+
+
 def test_averaged_values_are_judged_as_one():
     generator = torch.Generator().manual_seed(0)
     values = torch.rand(40, 5, generator=generator, dtype=torch.float64)

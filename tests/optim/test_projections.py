@@ -98,7 +98,7 @@ def test_the_variational_inequality(name, seed, scale, others):
     """The nearest point p of a convex set has <x - p, y - p> <= 0 for all y in it, and only it."""
     x = make_tree(seed, scale)
     p = flat(PROJECTIONS[name](x))
-    for other in range(5):
+    for other in range(3):
         y = flat(PROJECTIONS[name](make_tree(others + other, scale)))
         size = (flat(x) - p).norm() * (y - p).norm()
         assert (flat(x) - p) @ (y - p) <= 1e-9 * max(1, scale) * max(1, size)
@@ -176,7 +176,6 @@ def test_closed_forms():
     torch.testing.assert_close(flat(projections.hyperplane(x, a, OFFSET)), expected)
     torch.testing.assert_close(flat(projections.l2_sphere(x, 2.0)), 2 * flat(x) / flat(x).norm())
     assert torch.equal(flat(projections.halfspace(x, a, dot.item() + 1)), flat(x))
-    assert torch.equal(flat(projections.l2_ball(x, 1e3)), flat(x))
 
 
 # ---------------------------------------------------------------------------------- what is special
@@ -192,6 +191,13 @@ def test_of_the_points_nearest_to_zero_one_of_the_set():
     assert projections.l1_sphere(half, 3.0).tolist() == [1.75, 1.25]
     z = projections.l2_sphere(torch.zeros(2, dtype=torch.complex128))
     assert torch.linalg.vector_norm(z).item() == pytest.approx(1, abs=1e-12)
+
+
+@pytest.mark.parametrize("radius", [3.7, 11.3, 1e3 / 7])
+def test_what_is_inside_a_ball_stays_to_the_last_bit(radius):
+    x = make_tree(0, scale=0.1)
+    for ball in (projections.l1_ball, projections.l2_ball, projections.linf_ball):
+        assert torch.equal(flat(ball(x, radius)), flat(x))
 
 
 def test_a_vector_that_is_zero():

@@ -162,4 +162,6 @@ def test_what_is_refused():
     with pytest.raises(ValueError, match=r"updates\['w'\] is a tensor of shape \(3,\)"):
         optim.apply_updates_stochastically(params, {"w": torch.ones(3)}, random.key(0))
     with pytest.raises(TypeError, match=r"params\['n'\] is a tensor of torch.int64"):
-        optim.apply_updates_stochastically({"n": torch.ones(1).long()}, {"n": torch.ones(1).long()}, random.key(0))
+        optim.apply_updates_stochastically(
+            {"n": torch.ones(1).long()}, {"n": torch.ones(1).long()}, random.key(0)
+        )

@@ -1,5 +1,6 @@
 """Schedule-free learning against its three sequences in numpy, on losses and on given gradients."""
 
+import functools
 import math
 
 import numpy as np
@@ -12,21 +13,19 @@ from purefn.functional import tree
 from purefn.testing import check_optimizer
 
 
-def warmed_up(lr, t, warmup_steps):
-    return lr * (t / warmup_steps if t < warmup_steps else 1.0)
-
-
 def sequences(theta, gradients, step, b1, lr_at, r, power):
-    """The three sequences of arXiv:2405.15682; `step(t, g, y)` is what the base moves z by."""
+    """The three sequences of arXiv:2405.15682; `step(t, lr, g, y)` is what the base moves z by."""
     x, y, z = theta, theta, theta
-    weights = []
+    rates, weights = [], []
     for t, g in enumerate(gradients, start=1):
-        z = z + step(t, g, y)
-        weights.append(t**r * max(lr_at(i) for i in range(1, t + 1)) ** power)
+        rates.append(lr_at(t))
+        z = z + step(t, rates[-1], g, y)
+        weights.append(t**r * max(rates) ** power)
         c = weights[-1] / sum(weights) if sum(weights) > 0 else 0.0
         x = (1 - c) * x + c * z
         y = (1 - b1) * z + b1 * x
-        yield x, y, {"z": z, "weight_sum": sum(weights), "b1": b1}
+        numbers = {"weight_sum": sum(weights), "max_lr": max(rates), "b1": b1}
+        yield x, y, {"z": z, **numbers}
 
 
 def sgd(
@@ -41,10 +40,10 @@ def sgd(
     maximize=False,
 ):
     def lr_at(t):
-        return warmed_up(lr, t, warmup_steps)
+        return float(lr) * (t / warmup_steps if t < warmup_steps else 1.0)
 
-    def step(t, g, y):
-        return -lr_at(t) * ((-g if maximize else g) + weight_decay * y)
+    def step(t, rate, g, y):
+        return -rate * ((-g if maximize else g) + weight_decay * y)
 
     return sequences(theta, gradients, step, momentum, lr_at, r, weight_lr_power)
 
@@ -64,14 +63,14 @@ def adamw(
     v = np.zeros_like(theta)
 
     def lr_at(t):
-        return warmed_up(lr, t, warmup_steps)
+        return float(lr) * (t / warmup_steps if t < warmup_steps else 1.0)
 
-    def step(t, g, y):
+    def step(t, rate, g, y):
         nonlocal v
         g = -g if maximize else g
         v = betas[1] * v + (1 - betas[1]) * g**2
         direction = g / (np.sqrt(v / (1 - betas[1] ** t)) + eps)
-        return -lr_at(t) * (direction + weight_decay * y)
+        return -rate * (direction + weight_decay * y)
 
     return sequences(theta, gradients, step, betas[0], lr_at, r, weight_lr_power)
 
@@ -123,20 +122,26 @@ def test_given_gradients_move_it_as_the_three_sequences(recipe, reference, hyper
         for ours, theirs in (
             (params, y),
             (averaged, x),
-            *((optim.get(state, name), value) for name, value in expected.items()),
+            *((getattr(state, name), value) for name, value in expected.items()),
         ):
             np.testing.assert_allclose(ours.numpy(), theirs, rtol=1e-10, atol=1e-13)
+
+
+def of_y(reference):
+    """The same, of the parameters that are trained."""
+
+    @functools.wraps(reference)
+    def transcription(theta, gradients, **hyperparameters):
+        for _, y, state in reference(theta, gradients, **hyperparameters):
+            yield y, {"z": state["z"]}
+
+    return transcription
 
 
 @pytest.mark.parametrize("name", ["sgd_all", "adamw_all"])
 def test_the_kit_agrees(name):
     recipe, reference, hyperparameters = CONFIGURATIONS[name]
-
-    def of_y(theta, gradients, **options):
-        for _, y, state in reference(theta, gradients, **options):
-            yield y, {"z": state["z"]}
-
-    check_optimizer(recipe, of_y, hyperparameters=hyperparameters)
+    check_optimizer(recipe, of_y(reference), hyperparameters=hyperparameters, examples=2, steps=30)
 
 
 GOAL = torch.linspace(-3, 5, 6, dtype=torch.float64)

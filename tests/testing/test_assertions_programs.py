@@ -104,10 +104,26 @@ def test_a_context_watches_all_jitted_functions():
                 other(torch.ones(size))
 
 
-def test_an_error_in_a_context_is_not_replaced():
+def test_only_traces_within_the_context_are_explained():
     step = jit(scale)
-    with pytest.raises(KeyError, match="'w'"), testing.assert_max_traces(step, n=0):
-        step({}, 1.0)
+    step({"w": X}, 1.0)
+    step({"w": torch.ones(3)}, 1.0)
+    with raises("0 allowed.\n  3: params['w']"):  # noqa: SIM117
+        with testing.assert_max_traces(step, n=0):
+            step({"w": torch.ones(4)}, 2.0)
+
+
+@pytest.mark.parametrize("watched", [True, False], ids=["one", "all"])
+def test_an_error_in_a_context_is_not_replaced(watched):
+    step = jit(scale)
+
+    def fail():
+        with testing.assert_max_traces(step if watched else None, n=0):
+            step({"w": X}, 1.0)
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        fail()
 
 
 @pytest.mark.parametrize("n", [None, -1, True, "2"])

@@ -134,6 +134,10 @@ def test_integers_booleans_keys_and_strings():
         testing.assert_trees_all_close([leaf], [leaf])
     with raises("tree[0]: 1 of 2 elements of int64 of shape (2,) differ"):
         testing.assert_trees_all_equal([torch.tensor([1, 2])], [torch.tensor([1, 3])])
+    for dtype in (torch.uint8, torch.uint16, torch.uint32, torch.uint64):
+        key = torch.tensor([1, 2], dtype=dtype)
+        with raises("largest absolute difference 1 at [1]: 2 != 3"):
+            testing.assert_trees_all_equal(key, torch.tensor([1, 3], dtype=dtype))
     with raises("tree[0]: 'a' != 'b'"):
         testing.assert_trees_all_equal(["a"], ["b"])
 

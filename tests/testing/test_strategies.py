@@ -1,6 +1,7 @@
 """What is drawn is what was asked for, and shrinks to what one would write by hand."""
 
 import collections
+import inspect
 
 import pytest
 import torch
@@ -170,13 +171,27 @@ def test_torch_takes_whatever_is_drawn(recipe):
     assert len({repr(values) for values in drawn}) > 4
 
 
-@pytest.mark.parametrize("recipe", [optim.sgd, optim.adam, optim.adamw])
-def test_a_recipe_takes_whatever_is_drawn_and_every_parameter_is(recipe):
-    drawn = draws(testing.hyperparameters(recipe))
+def recipes():
+    for name, recipe in vars(optim).items():
+        if inspect.isfunction(recipe):
+            parameters = inspect.signature(recipe).parameters
+            required = [each for each in parameters.values() if each.default is each.empty]
+            if "lr" in parameters and not required:
+                yield pytest.param(recipe, id=name)
+
+
+@pytest.mark.parametrize("recipe", list(recipes()))
+def test_a_recipe_takes_whatever_is_drawn(recipe):
+    drawn = draws(testing.hyperparameters(recipe), 40)
     for values in drawn:
         recipe(**values)
-    names = set().union(*drawn)
-    assert names == set(testing.strategies.inspect.signature(recipe).parameters)
+    assert {"lr"} <= set().union(*drawn)
+
+
+@pytest.mark.parametrize("recipe", [optim.sgd, optim.adamw, optim.rmsprop])
+def test_every_parameter_that_says_what_is_computed_is_drawn(recipe):
+    names = set().union(*draws(testing.hyperparameters(recipe)))
+    assert names == set(inspect.signature(recipe).parameters) - {"mu_dtype"}
 
 
 def test_momentum_dampening_and_nesterov_are_all_combined():
@@ -199,11 +214,14 @@ def test_all_defaults_are_the_simplest():
 
 
 def test_overrides_are_drawn_instead():
-    def recipe(lr, temperature, *, unknown=3): ...
+    def recipe(lr, temperature, *, unknown=3):
+        if lr == 0.5:
+            raise ValueError("lr: expected another")
 
     drawn = draws(testing.hyperparameters(recipe, temperature=st.just(2.5)), 30)
     assert all(values["temperature"] == 2.5 for values in drawn)
     assert all("lr" in values and "unknown" not in values for values in drawn)
+    assert all(values["lr"] != 0.5 for values in drawn)
 
 
 @pytest.mark.parametrize(
