@@ -18,7 +18,7 @@ from .assembly import Settings, compile_pure, copied
 from .containers import builder
 from .errors import DonationWarning, explain
 from .surroundings import unchanged
-from .tracing import Trace, trace
+from .tracing import Trace, storage_id, trace
 
 
 def trace_call(
@@ -88,7 +88,8 @@ class Program:
         donation.refuse_repeated([*leaves, *traced.captured], self._donated, self._leaf_name)
         buffers, unused = plan_donation(traced.graph, self._donated)
         self._returns, self._build = traced.structure, builder(traced.structure)
-        self._warn_of_unused(unused)
+        # Nobody misses the memory of a number: a rate, a count.
+        self._warn_of_unused([index for index in unused if leaves[index].numel() != 1])
         self._compile(traced, buffers, settings)
         self._watch_captured()
 
@@ -103,6 +104,8 @@ class Program:
             *[_alias(inputs[i]) for i in self._passed],
             *values,
         ]
+        for i in self._views:
+            row[i] = _alias(row[i])
         tensors = [*inputs, *row] if self._kernels else []
         for kernel, slots in self._kernels:
             kernel([tensors[slot] for slot in slots])
@@ -189,6 +192,9 @@ class Program:
         self._in_place = list(buffers.values())
         self._fresh = [_memory(results[j]) for j in fresh]
         self._passed = [inputs[results[j]] for j in passed]
+        # Inductor returns an input itself for a view of it that looks the same.
+        memories = {storage_id(value) for value in graphs.values(graph)}
+        self._views = [where[j] for j in computed if storage_id(results[j].meta["val"]) in memories]
         self._repeated = [where[first[results[j]]] for j in repeated]
         self._kernels = [(kernel, [*map(place, slots)]) for kernel, slots in compiled.kernels]
         order = [where[j] for j in range(len(results))]

@@ -245,8 +245,7 @@ def test_one_tensor_donated_twice_is_refused_by_name():
 def test_donation_by_keyword_and_of_numbers():
     step = pf.jit(lambda x, rate: x * rate, donate_argnums=(0, 1), backend="eager")
     x = torch.ones(3)
-    with pytest.warns(pf.DonationWarning, match="donated rate"):
-        result = step(rate=2.0, x=x)
+    result = step(rate=2.0, x=x)  # nobody is warned of the memory of a number
     assert torch.equal(result, torch.full((3,), 2.0))
     with pytest.raises(RuntimeError, match="donated"):
         x + 1
@@ -294,3 +293,19 @@ def test_generated_code_writes_without_a_copy():
         result, _ = fun(result, g)
     assert result.data_ptr() == address
     assert max(event.self_cpu_memory_usage for event in profile.key_averages()) < 4096
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [0, 1, 3])
+def test_a_view_of_a_donated_input_stays_usable(backend, size):
+    """Inductor returns the input itself for a view that looks the same."""
+
+    @pf.jit(donate_argnums=0, backend=backend)
+    def view(x, y):
+        return x.view(size), x.reshape(-1, 1), y.view(2), y + 1
+
+    x, y = torch.arange(float(size)), torch.ones(2)
+    same, column, untouched, more = view(x, y)
+    assert same.tolist() == column[:, 0].tolist() == [*map(float, range(size))]
+    assert untouched is not y
+    assert (untouched.tolist(), more.tolist()) == ([1, 1], [2, 2])
