@@ -6,6 +6,7 @@ An optimizer is a `GradientTransformation`, a pair of pure functions; `chain` ma
 - `algorithms`      update rules, one file a family: the equation, its piece and its recipe
 - `pieces`          what is composed with every rule: scaling, decay, clipping
 - `schedules`       learning rates as functions of the step
+- `projections`     the nearest parameters of a set
 - `moments`, `leafwise`, `checks`  what all of them are written with
 
 Each module says in its `__all__` what of it is public.
@@ -41,9 +42,9 @@ from .algorithms.rprop import *
 from .algorithms.schedule_free import *
 from .algorithms.sgd import *
 from .algorithms.shampoo import *
-from .algorithms.soap import *
 from .algorithms.signs import *
 from .algorithms.sm3 import *
+from .algorithms.soap import *
 from .algorithms.sophia import *
 from .algorithms.sparse_adam import *
 from .algorithms.yogi import *

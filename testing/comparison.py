@@ -136,9 +136,9 @@ def _number(value: Tensor) -> float | complex:
     return complex(number) if isinstance(number, complex) else float(number)
 
 
-def unjudged(expected: Sequence[Tensor], allowed: Sequence[Tensor], start: Sequence[Tensor]) -> (
-    dict[int, str]
-):
+def unjudged(
+    expected: Sequence[Tensor], allowed: Sequence[Tensor], start: Sequence[Tensor]
+) -> dict[int, str]:
     """Return the leaves of the parameters that a comparison says nothing of, and why.
 
     A leaf is judged where an element moves by more than a thousand times what it may be off.

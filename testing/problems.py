@@ -75,6 +75,16 @@ def has_numbers(params: tree.PyTree) -> bool:
     return any(leaf.numel() for leaf in tree.leaves(params))
 
 
+def complex_tree() -> tree.PyTree:
+    """Return empty tensors of which some are complex."""
+    return {"real": torch.empty(3), "complex": torch.empty(2, 2, dtype=torch.complex64)}
+
+
+def large_tree() -> tree.PyTree:
+    """Return empty tensors that together are too large for the cache, in which lists are cut."""
+    return {"matrix": torch.empty(300, 250), "vector": torch.empty(70_000), "scale": torch.empty(2)}
+
+
 class _Numbers:
     """Random numbers of one seed."""
 
@@ -112,7 +122,7 @@ COURSES: dict[str, _Course] = {
     "flipping": lambda numbers, t, n: _constant(numbers, t, n) * (1 - 2 * (t % 2)),
     "decreasing": lambda numbers, t, n: _constant(numbers, t, n) * 0.8**t,
     "growing": lambda numbers, t, n: _constant(numbers, t, n) * 1.1 ** (t - len(t)),
-    "spikes": lambda numbers, t, n: _noise(numbers, t, n) * torch.where(t % 13 == 4, 50.0, 0.5),
+    "spikes": lambda numbers, t, n: _noise(numbers, t, n) * torch.where(t % 13 == 4, 1e3, 0.5),
     "wild": _wild,
     "sparse": lambda numbers, t, n: (
         _noise(numbers, t, n) * (numbers.uniform(0, 1, len(t), n) > 0.6)
@@ -192,6 +202,23 @@ def _shaped(rows: Tensor, leaf: Tensor) -> Tensor:
         pairs = rows.contiguous().reshape(len(rows), *leaf.shape, 2)
         return torch.view_as_complex(pairs)
     return rows.reshape(len(rows), *leaf.shape).clone()
+
+
+def with_infinities(case: Case) -> Case:
+    """Return a case in which some gradients are infinite: one element of each leaf, for a step."""
+
+    def infinite(step: int, index: int, leaf: Tensor) -> Tensor:
+        changed = leaf.clone()
+        if changed.numel() > 1 and step == 5 + index:
+            changed.view(-1)[-1] = -torch.inf if index % 2 else torch.inf
+        return changed
+
+    gradients = []
+    for step, grads in enumerate(case.gradients):
+        leaves, structure = tree.flatten(grads)
+        changed = [infinite(step, index, leaf) for index, leaf in enumerate(leaves)]
+        gradients.append(tree.unflatten(structure, changed))
+    return case._replace(gradients=gradients)
 
 
 def moderate(case: Case, steps: int = 20) -> Case:

@@ -5,7 +5,7 @@ Each takes the rule and a case. `properties_of_steps` holds those that look at s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,13 @@ from .runs import Record, Run, Subject
 
 
 def follows(
-    subject: Subject, reference: Reference, required: Collection[str], case: Case
+    subject: Subject, reference: Reference, required: Mapping[str, str], case: Case
 ) -> tuple[Run, set[str]]:
     """Require that the rule does what the reference does; return its run and what was compared.
 
     Parameters and every part of the state of which the reference has a counterpart agree after
-    each step; `count` is the number of steps. `required` are names that the rule must have.
+    each step; `count` is the number of steps. `required` are parts of the state, by our name, that
+    the rule must have where the reference has its own.
     """
     run = runs.run(subject, case)
     steps = len(case.gradients)
@@ -35,9 +36,9 @@ def follows(
     require_steps(reference, expected, steps)
     moved = runs.recorded(reference.run(disturbed(case, comparison.DISTURBANCE), extras), steps)
     got = runs.records(run)
+    ours = _our_names(reference, required, expected, got)
     _require_names(reference, required, expected, got, case)
-    expected = _shaped_like(got, expected)
-    moved = _shaped_like(got, moved)
+    expected, moved = (_as_ours(ours, got, values) for values in (expected, moved))
     start = tree.leaves(case.params)
     allowed = {
         name: [
@@ -66,7 +67,7 @@ def follows(
             f"{path} {reason} in {steps} steps of {reference.title}: nothing is shown of it "
             f"(hyperparameters: {dict(case.hyperparameters)})."
         )
-    return run, compared | {name for name in got if _is_count(name)}
+    return run, compared | {name for name in got if runs.is_count(name)}
 
 
 def require_steps(reference: Reference, expected: Record, steps: int) -> None:
@@ -84,43 +85,59 @@ def _columns(extras: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [array_like(extra[name]) for extra in extras] for name in names}
 
 
+def _our_names(
+    reference: Reference, required: Mapping[str, str], expected: Record, got: Record
+) -> dict[str, str]:
+    """Return for each part of our state of which there is one the name of the counterpart."""
+    found = {
+        ours: theirs for ours, theirs in required.items() if theirs in expected and ours in got
+    }
+    for theirs in set(expected) - set(found.values()):
+        candidates = (*reference.names.get(theirs, ()), theirs)
+        ours = next((name for name in candidates if name in got), None)
+        if ours is not None:
+            found.setdefault(ours, theirs)
+    return found
+
+
 def _require_names(
-    reference: Reference, required: Collection[str], expected: Record, got: Record, case: Case
+    reference: Reference, required: Mapping[str, str], expected: Record, got: Record, case: Case
 ) -> None:
-    for name in list(expected):
-        if name in got:
-            continue
-        if name in required:
+    """Require the parts of the state that the caller has named, where the reference has them."""
+    for name, theirs in required.items():
+        if theirs in expected and name not in got:
             raise Counterexample(
                 "reference",
-                f"{reference.title} has a counterpart of `{name}`, but the state of the rule has "
-                f"only {', '.join(sorted(set(got) - {'params'})) or 'nothing'}.",
+                f"{reference.title} has a counterpart of `{name}`, `{theirs}`, but the state of "
+                f"the rule has only {', '.join(sorted(set(got) - {'params'})) or 'nothing'}.",
                 case,
                 name=name,
             )
-        del expected[name]
 
 
-def _shaped_like(got: Record, expected: Record) -> Record:
-    """Return the values of the reference in our shapes; one number stands for all leaves."""
-    return {
-        name: [
-            values[leaf if len(values) > 1 else 0].reshape(rows.shape)
+def _as_ours(ours: Mapping[str, str], got: Record, expected: Record) -> Record:
+    """Return the values of the reference by our names, in our shapes and as float64.
+
+    One number stands for all leaves.
+    """
+    found: Record = {}
+    for name, theirs in ours.items():
+        values = expected[theirs]
+        found[name] = [
+            _wide(values[leaf if len(values) > 1 else 0]).reshape(rows.shape)
             for leaf, rows in enumerate(got[name])
         ]
-        for name, values in expected.items()
-        if name in got
-    }
+    return found
 
 
-def _is_count(name: str) -> bool:
-    return name == "count" or name.endswith(".count")
+def _wide(values: Tensor) -> Tensor:
+    return values if values.is_complex() else values.double()
 
 
 def _add_counts(got: Record, expected: Record, allowed: Record, steps: int) -> None:
     for name in got:
-        if _is_count(name) and name not in expected:
-            expected[name] = [torch.arange(1, steps + 1) for _ in got[name]]
+        if runs.is_count(name) and name not in expected:
+            expected[name] = [torch.arange(1, steps + 1).double() for _ in got[name]]
             allowed[name] = [torch.zeros(steps) for _ in got[name]]
 
 
@@ -194,6 +211,30 @@ def _require_same(case: Case, step: int, alone: Run, params: Any, state: Any) ->
                 )
 
 
+def takes_arguments(subject: Subject, case: Case) -> None:
+    """Require that parameters are asked for or not needed, and unknown arguments are ignored."""
+    run = runs.run(subject, case.first(3), watched=False)
+    for step, grads in enumerate(run.case.gradients):
+        state, params, extra = run.states[step], run.params[step], run.extras[step]
+        optimizer = subject.at(run.case, step)
+        calls = {"with an extra argument": {"params": params, "unrelated": grads}}
+        try:
+            optimizer.update(grads, state, **extra)
+            calls["without params"] = {}
+        except (TypeError, ValueError):  # it says that it needs them
+            pass
+        for words, given in calls.items():
+            try:
+                made = optimizer.update(grads, state, **given, **extra)
+            except Exception as error:
+                text = f"update fails {words}: {type(error).__name__}: {error}"
+                raise Counterexample("arguments", text, case, step=step + 1) from error
+            expected = (run.updates[step], run.states[step + 1])
+            if not all(map(runs.same, tree.leaves(made), tree.leaves(expected))):
+                text = f"{words}, step {step + 1} is another than without it."
+                raise Counterexample("arguments", text, case, step=step + 1)
+
+
 def ignores_order(subject: Subject, case: Case) -> None:
     """Require that leaves move as they do in a tree of another order and structure."""
     leaves = tree.leaves(case.params)
@@ -240,7 +281,8 @@ def follows_schedule(subject: Subject, case: Case) -> None:
     if case.rates is None:
         return
     rates = torch.tensor(case.rates, dtype=torch.float64)
-    scheduled = {**case.hyperparameters, "lr": lambda step: rates[step]}
+    last = len(rates) - 1
+    scheduled = {**case.hyperparameters, "lr": lambda step: rates[step.clamp(max=last)]}
     expected = runs.records(runs.run(subject, case, watched=False))["params"]
     planned = case._replace(hyperparameters=scheduled, rates=None)
     optimizer = subject.make(**scheduled)

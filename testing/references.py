@@ -26,12 +26,17 @@ Snapshot = dict[str, list[Tensor]]
 #: or `theta` and a dict of the state, by the names of our fields.
 Transcription = Callable[..., Iterable[Any]]
 
-#: What torch.optim calls the fields of our states; of several names, the one that it has.
+#: What the fields of our states are that torch.optim calls so; of several names the one there is.
 TORCH_NAMES: Mapping[str, tuple[str, ...]] = {
-    "trace": ("momentum_buffer",),
-    "mu": ("exp_avg",),
-    "nu": ("exp_avg_sq",),
-    "nu_max": ("max_exp_avg_sq",),
+    "acc_delta": ("e_x",),
+    "exp_avg": ("mu",),
+    "exp_avg_sq": ("nu",),
+    "exp_inf": ("nu",),
+    "grad_avg": ("mu",),
+    "max_exp_avg_sq": ("nu_max",),
+    "momentum_buffer": ("trace", "mu"),
+    "square_avg": ("nu", "e_g"),
+    "sum": ("sum_of_squares",),
 }
 #: Parameters of torch's classes that say how to compute, not what.
 _SWITCHES = {"params", "foreach", "fused", "capturable", "differentiable"}
@@ -49,11 +54,17 @@ class Reference(NamedTuple):
     run
         `run(case, extras)` yields a snapshot after each step; `extras` are the extra arguments of
         every step, by name.
+    names
+        For names of parts of its state, those that ours may have.
+    is_torch
+        Whether it says what 0 / 0 is, too: what a rule makes of it when `eps` is 0.
     """
 
     title: str
     takes: Mapping[str, inspect.Parameter]
     run: Callable[[Case, Mapping[str, Any]], Iterator[Snapshot]]
+    names: Mapping[str, tuple[str, ...]] = {}
+    is_torch: bool = False
 
 
 def whole_tree(transcription: Transcription) -> Transcription:
@@ -75,8 +86,10 @@ def whole_tree(transcription: Transcription) -> Transcription:
 
 def as_reference(reference: Any, states: Mapping[str, str]) -> Reference:
     """Return how to run `reference`, whatever it is; `states` maps our names to its own."""
+    names = {theirs: (ours,) for ours, theirs in states.items()}
     if isinstance(reference, GradientTransformation):
-        return Reference("the other transformation", {}, _recipe_runner(lambda: reference, states))
+        run = _recipe_runner(lambda **ignored: reference)
+        return Reference("the other transformation", {}, run, names)
     if not callable(reference):
         raise TypeError(
             f"check_optimizer: reference is {reference!r}; expected a class of torch.optim, a "
@@ -92,11 +105,11 @@ def as_reference(reference: Any, states: Mapping[str, str]) -> Reference:
     made = getattr(reference, "func", reference)  # of a functools.partial
     if isinstance(made, type) and issubclass(made, torch.optim.Optimizer):
         title = f"torch.optim.{made.__name__}"
-        return Reference(title, taken, _torch_runner(reference, states))
+        return Reference(title, taken, _torch_runner(reference), {**TORCH_NAMES, **names}, True)
     if _makes_transformations(reference):
-        return Reference(title, taken, _recipe_runner(reference, states))
+        return Reference(title, taken, _recipe_runner(reference), names)
     numbers = dict(list(taken.items())[2:])  # after theta and gradients
-    return Reference(title, numbers, _transcription_runner(reference))
+    return Reference(title, numbers, _transcription_runner(reference), names)
 
 
 def _makes_transformations(function: Callable[..., Any]) -> bool:
@@ -105,13 +118,6 @@ def _makes_transformations(function: Callable[..., Any]) -> bool:
         return False
     parameters = list(inspect.signature(function).parameters.values())
     return not all(parameter.default is parameter.empty for parameter in parameters[:2])
-
-
-def arguments(case: Case, taken: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    """Return the hyperparameters of `case`; the learning rate is that of its first step."""
-    if case.rates is None or "lr" not in taken:
-        return dict(case.hyperparameters)
-    return {**case.hyperparameters, "lr": case.rates[0]}
 
 
 # --------------------------------------------------------------------------------- transcriptions
@@ -222,10 +228,8 @@ def _tensor(value: Any) -> Tensor:
 
 
 def _torch_runner(
-    make: Callable[..., torch.optim.Optimizer], states: Mapping[str, str]
+    make: Callable[..., torch.optim.Optimizer],
 ) -> Callable[[Case, Mapping[str, Any]], Iterator[Snapshot]]:
-    named = {**TORCH_NAMES, **{ours: (theirs,) for ours, theirs in states.items()}}
-
     def run(case: Case, extras: Mapping[str, Any]) -> Iterator[Snapshot]:
         leaves = [leaf.clone() for leaf in tree.leaves(case.params)]
         with _in_float64():
@@ -239,9 +243,8 @@ def _torch_runner(
                 optimizer.step()
             held = [optimizer.state[leaf] for leaf in leaves]
             known = {name for name in held[0] if all(state.get(name) is not None for state in held)}
-            ours = {theirs: ours for ours, several in named.items() for theirs in several}
             kept = {
-                ours.get(name, name): [torch.as_tensor(state[name]).clone() for state in held]
+                name: [torch.as_tensor(state[name]).clone() for state in held]
                 for name in known - {"step"}
             }
             yield {"params": [leaf.clone() for leaf in leaves], **kept}
@@ -267,10 +270,8 @@ def _in_float64() -> Iterator[None]:
 
 
 def _recipe_runner(
-    make: Callable[..., GradientTransformation], states: Mapping[str, str]
+    make: Callable[..., GradientTransformation],
 ) -> Callable[[Case, Mapping[str, Any]], Iterator[Snapshot]]:
-    """Return how to run another recipe, by the names of its own state or those in `states`."""
-    theirs_to_ours = {theirs: ours for ours, theirs in states.items()}
 
     def run(case: Case, extras: Mapping[str, Any]) -> Iterator[Snapshot]:
         given, params, state = dict(case.hyperparameters), case.params, None
@@ -282,10 +283,7 @@ def _recipe_runner(
             extra = {name: values[step] for name, values in extras.items()}
             updates, state = optimizer.update(grads, state, params, **extra)
             params = apply_updates(params, updates)
-            named = {
-                theirs_to_ours.get(entry.name, entry.name): tree.leaves(entry.value)
-                for entry in entries(state)
-            }
+            named = {entry.name: tree.leaves(entry.value) for entry in entries(state)}
             yield {**named, "params": tree.leaves(params)}
 
     return run

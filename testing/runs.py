@@ -98,6 +98,8 @@ def run(subject: Subject, case: Case, *, watched: bool = True, resumed: bool = F
         if step == 0:
             state = optimizer.init(params)
             record.states.append(state)
+            if watched:
+                _require_counts(case, state)
         extra = subject.extras(step, params, grads)
         given = {"params": params, "state": tree.map(torch.clone, state), "gradients": grads}
         before = tree.map(torch.clone, given) if watched else None
@@ -166,6 +168,27 @@ def _require_same_form(case: Case, step: int, name: str, expected: Any, given: A
             )
 
 
+def _require_counts(case: Case, state: Any) -> None:
+    """Require that a state counts in int64, which never stops, and with no axis to broadcast."""
+    for name, leaves in parts(state).items():
+        for leaf in leaves if is_count(name) else []:
+            if _form(leaf) != _form(torch.tensor(0)):
+                raise Counterexample(
+                    "state",
+                    f"`{name}` is {_form(leaf)}, expected {_form(torch.tensor(0))}: narrower counts "
+                    "stop or overflow, and an axis is broadcast to updates.",
+                    case,
+                    name=name,
+                    expected=_form(torch.tensor(0)),
+                    got=_form(leaf),
+                )
+
+
+def is_count(name: str) -> bool:
+    """Say whether a part of a state is a number of steps."""
+    return name == "count" or name.endswith(".count")
+
+
 def _form(leaf: Any) -> str:
     if not isinstance(leaf, Tensor):
         return f"{type(leaf).__name__}, no tensor"
@@ -174,15 +197,15 @@ def _form(leaf: Any) -> str:
 
 def records(run: Run) -> Record:
     """Return the parameters and every part of the state after each step, with the steps stacked."""
-    named = [_named(state) for state in run.states[1:]]
+    named = [parts(state) for state in run.states[1:]]
     columns = {"params": [tree.leaves(params) for params in run.params[1:]]}
     for name in named[0] if named else []:
         columns[name] = [state[name] for state in named]
     return {name: _stacked(rows) for name, rows in columns.items()}
 
 
-def _named(state: Any) -> dict[str, list[Tensor]]:
-    """Return the leaves of each part of a state by name."""
+def parts(state: Any) -> dict[str, list[Tensor]]:
+    """Return the leaves of each part of a state, by its name."""
     values = {entry.path: entry.value for entry in entries(state)}
     return {name: tree.leaves(values[path]) for name, path in _paths(state).items()}
 

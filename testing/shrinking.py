@@ -103,7 +103,9 @@ def _one_element(failure: Counterexample) -> Iterator[Case]:
         yield _each_tree(case, lambda index, leaf: leaf[one].clone())
         for axis, place in enumerate(failure.element):
             if leaves[0].shape[axis] > 1:
-                yield _each_tree(case, lambda _, leaf, a=axis, p=place: leaf.narrow(a, p, 1).clone())
+                yield _each_tree(
+                    case, lambda _, leaf, a=axis, p=place: leaf.narrow(a, p, 1).clone()
+                )
 
 
 def _simpler_hyperparameters(failure: Counterexample) -> Iterator[Case]:
@@ -133,7 +135,7 @@ def _simpler_numbers(failure: Counterexample) -> Iterator[Case]:
     for step, grads in enumerate(case.gradients):
         for simple in (torch.zeros_like, torch.ones_like, _one_digit):
             simpler = tree.map(simple, grads)
-            if simple is _one_digit and not _equal(grads, simpler) or (
+            if (simple is _one_digit and not _equal(grads, simpler)) or (
                 simple is not _one_digit and _complexity(grads) > _complexity(simpler)
             ):
                 yield case._replace(

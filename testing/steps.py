@@ -80,7 +80,7 @@ def require_precision(steps: Steps, dtypes: Sequence[torch.dtype]) -> None:
     like = params, steps.subject.at(case, 0).init(params), params
     low = tree.map(lambda leaf, rows: rows.to(leaf.dtype), like, steps.many[:3])
     wide = tree.map(lambda rows, leaf: leaf.to(rows.dtype), steps.many[:3], low)
-    unstacked = zip(tree.unstack(low), steps.starts, strict=True)
+    unstacked = zip(_unstacked(low, len(steps.starts)), steps.starts, strict=True)
     try:
         rows = [step(*start, *rest[3:]) for start, rest in unstacked]
     except Exception as error:
@@ -246,7 +246,8 @@ def _outcomes(step: Callable[..., Outcome], many: Any) -> Outcome:
     except Exception:
         *trees, rates, held, constant = many
         rates = [None] * len(tree.leaves(trees)[0]) if rates is None else rates.tolist()
-        rows = zip(tree.unstack(tuple(trees)), rates, tree.unstack(held) or [{}] * len(rates))  # noqa: B905
+        extras = tree.unstack(held) if held else [{}] * len(rates)
+        rows = zip(_unstacked(trees, len(rates)), rates, extras, strict=True)
         return _one_by_one(
             step, [Start(*start, lr, {**extra, **constant}) for start, lr, extra in rows]
         )
@@ -287,6 +288,12 @@ def _stacked(rows: Sequence[Any]) -> Any:
     return tree.unflatten(tree.structure(rows[0]), map(torch.stack, columns))
 
 
+def _unstacked(many: Any, length: int) -> list[Any]:
+    """Return the trees of which `many` is stacked; `tree.unstack` needs a leaf to know how many."""
+    leaves, structure = tree.flatten(many)
+    return [tree.unflatten(structure, [leaf[row] for leaf in leaves]) for row in range(length)]
+
+
 # ------------------------------------------------------------------------------------- comparing steps
 
 
@@ -297,18 +304,19 @@ def _allowed(step: Callable[..., Outcome], many: Any, expected: Outcome, eps: fl
     given (parameters, gradients, every part of the state) is rounded so in turn.
     """
     parts = dict.fromkeys(_parts(many))
+    calm = _outcomes(step, many)
     moved = [_outcomes(step, _disturbed(many, part, eps)) for part in parts]
 
-    def of_leaf(rows: Tensor, *others: Tensor) -> Tensor:
+    def of_leaf(rows: Tensor, calm: Tensor, *others: Tensor) -> Tensor:
         if not (rows.is_floating_point() or rows.is_complex()):
             return torch.zeros(rows.shape)
         size = rows.abs().nan_to_num(0, 0, 0)
         noise = torch.zeros_like(size)
         for other in others:
-            noise = noise + (other - rows).abs().nan_to_num(0, 0, 0)
+            noise = noise + (other - calm).abs().nan_to_num(0, 0, 0)
         return _NOISES * (comparison.smoothed(noise, size) + eps * size)
 
-    return tree.map(of_leaf, expected, *moved)  # type: ignore[no-any-return]
+    return tree.map(of_leaf, expected, calm, *moved)  # type: ignore[no-any-return]
 
 
 def _disturbed(many: Any, part: str, eps: float) -> Any:
@@ -333,17 +341,12 @@ def _parts(many: Any) -> list[str]:
 
 
 def _where_representable(allowed: Tensor, exact: Tensor, got: Tensor) -> Tensor:
-    """Allow for the smallest numbers of a dtype, and for results beyond its largest.
-
-    And in float16, whose largest is 65504, for what is too large on the way to the result.
-    """
+    """Allow for the smallest numbers of a dtype, and for results beyond its largest."""
     if not (got.is_floating_point() or got.is_complex()):
         return allowed
     info = torch.finfo(got.dtype)
-    beyond = ~(exact.abs() < info.max / 2)
-    if info.max < 1e6:
-        beyond |= ~got.isfinite()
-    return (allowed + 4 * info.smallest_normal * info.eps).masked_fill(beyond, torch.inf)
+    beyond = (exact.abs() > info.max / 2) & exact.isfinite()
+    return (allowed + 64 * info.smallest_normal * info.eps).masked_fill(beyond, torch.inf)
 
 
 def _require_near(
@@ -361,9 +364,7 @@ def _require_near(
     by_name: tuple[dict[str, list[Tensor]], ...] = ({}, {}, {})
     for name, *values in columns:
         for held, value in zip(by_name, values, strict=True):
-            held.setdefault(name, []).append(
-                value.double() if value.is_floating_point() else value
-            )
+            held.setdefault(name, []).append(value.double() if value.is_floating_point() else value)
     difference = comparison.first_difference(*by_name)
     if difference is not None:
         step = chosen[difference.step - 1] + 1

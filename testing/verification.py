@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +10,6 @@ import torch
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from ..functional import tree
 from . import configurations, problems, properties, runs, steps, strategies
 from .problems import Case
 from .references import Reference, as_reference
@@ -23,8 +20,9 @@ from .steps import Steps
 
 __all__ = ["Counterexample", "VacuousError", "check_optimizer"]
 
+_OTHERS = ("arguments", "complex", "infinities", "large", "long")
 #: What `without` may leave out.
-PROPERTIES = (*steps.PATHS, "order of leaves", "maximize", "schedule", "precision", "rates")
+PROPERTIES = (*steps.PATHS, "order of leaves", "maximize", "schedule", "precision", "rates", *_OTHERS)
 
 
 class _Trial(NamedTuple):
@@ -32,10 +30,11 @@ class _Trial(NamedTuple):
 
     subject: Subject
     reference: Reference
-    required: Collection[str]
+    required: Mapping[str, str]
     without: Collection[str]
     length: int
     rates: bool  # whether the learning rate may change
+    any_shape: bool  # whether the rule takes leaves of every shape
     thorough: int  # the number of the case that is tried with every property at every step
 
 
@@ -117,10 +116,13 @@ def check_optimizer(
     --------
     >>> from purefn import optim
     >>> check_optimizer(optim.sgd, torch.optim.SGD, examples=1)
-    >>> wrong = lambda lr=1e-3: optim.sgd(lr * (1 + 1e-6))
-    >>> check_optimizer(wrong, torch.optim.SGD, examples=1)
-    Traceback (most recent call last):
-    purefn.testing.report.Counterexample: ...
+    >>> def impatient(lr=1e-3):
+    ...     return optim.sgd(lr * (1 + 1e-6))
+    >>> try:
+    ...     check_optimizer(impatient, torch.optim.SGD, examples=1)
+    ... except Counterexample as found:
+    ...     print(found.property, found.step, found.expected, found.got)
+    reference 1 -1.0 -1.000001
     """
     subject, judge = as_subject(ours, extra), as_reference(reference, states or {})
     unknown = set(without) - set(PROPERTIES)
@@ -132,9 +134,7 @@ def check_optimizer(
     rows[1:] = sorted(rows[1:], key=_number_of_options, reverse=True)
     rates = "rates" not in without and "lr" in shared and _lr_may_change(judge, fixed)
     examples = examples or (4 if hyperparameters else 16)
-    trial = _Trial(
-        subject, judge, set(states or ()), set(without), steps, rates, min(1, examples - 1)
-    )
+    trial = _Trial(subject, judge, states or {}, set(without), steps, rates, shapes is None, min(1, examples - 1))
     verdict = _Verdict()
 
     def examine(values: Any, others: Any, leaves: Any, chance: int) -> None:
@@ -212,7 +212,8 @@ def _examine(
     number = verdict.cases
     verdict.cases += 1
     reasons = []
-    for careful in (False, True):
+    divides_by_zero = hyperparameters.get("eps", 1) == 0 and not trial.reference.is_torch
+    for careful in (True,) if divides_by_zero else (False, True):
         case = _case(trial, hyperparameters, shapes, number, chance, careful)
         try:
             _examine_case(trial, case, number, verdict)
@@ -237,6 +238,9 @@ def _examine_case(trial: _Trial, case: Case, number: int, verdict: _Verdict) -> 
     _require(follows, case)
     if number == 0 and trial.rates:
         _require(follows, _with_rates(trial, case, pause=False))
+    for name, other in _other_cases(trial, case, number).items():
+        if name not in trial.without:
+            _require(follows, other)
     for name, check in _checks(trial, last, number, thorough).items():
         if name not in trial.without:
             _require(check, case)
@@ -246,6 +250,24 @@ def _examine_case(trial: _Trial, case: Case, number: int, verdict: _Verdict) -> 
     verdict.compared |= {
         name for name in parts - verdict.compared if properties.acts(subject, run, name)
     }
+
+
+def _other_cases(trial: _Trial, case: Case, number: int) -> dict[str, Case]:
+    """Return cases with the same hyperparameters on which the reference must be followed too."""
+
+    def on(shapes: Any, length: int, chance: int = 1) -> Case:
+        params, gradients = problems.problem(shapes, length, chance, zeros=False, tiny=False)
+        return Case(case.hyperparameters, params, gradients)
+
+    found = {}
+    if number == trial.thorough and trial.any_shape:
+        found["large"] = on(problems.large_tree(), 2)
+    if number == 2:
+        found["long"] = on(tree.map(torch.clone, case.params), 3 * trial.length)
+    if number in (0, 3) and trial.reference.is_torch:
+        found["infinities"] = problems.with_infinities(case.first(20))
+        found["complex"] = on(problems.complex_tree(), 20)
+    return found
 
 
 class _Last:
@@ -308,6 +330,7 @@ def _checks(
         if "maximize" in subject.takes:
             found["maximize"] = lambda case: properties.climbs(subject, case)
     if thorough:
+        found["arguments"] = lambda case: properties.takes_arguments(subject, case)
         found["schedule"] = lambda case: properties.follows_schedule(subject, case)
     return found
 

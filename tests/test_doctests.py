@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-PACKAGES = ["purefn.functional", "purefn.optim", "purefn.data"]
+PACKAGES = ["purefn.functional", "purefn.optim", "purefn.data", "purefn.testing"]
 
 
 def module_names():

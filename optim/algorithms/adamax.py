@@ -57,7 +57,7 @@ def scale_by_adamax(
     >>> state = adamax.init({"w": torch.zeros(2)})
     >>> updates, state = adamax.update({"w": torch.tensor([-0.5, 100.0])}, state)
     >>> updates
-    {'w': tensor([-1.0000,  1.0000])}
+    {'w': tensor([-1.,  1.])}
     """
     checks.decay_rate("b1", b1)
     checks.decay_rate("b2", b2)

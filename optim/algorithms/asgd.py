@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...functional import tree
 from .. import checks
-from ..leafwise import Rule, Scalar, Step
+from ..leafwise import Rule, Scalar, Step, add_scaled
 from ..moments import first_step
-from ..pieces.scaling import scale_by_learning_rate
 from ..schedules import Schedule
 from ..transformation import GradientTransformation, chain, elementwise
 from .recipes import decayed, uphill
 
-__all__ = ["AverageParamsState", "asgd", "average_params"]
+__all__ = ["AverageParamsState", "ScaleByAsgdState", "asgd", "average_params", "scale_by_asgd"]
+
+
+class ScaleByAsgdState(NamedTuple):
+    """The number of steps (int64, 0-d), and the rate of the next one, `eta` (float64, 0-d)."""
+
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
+    eta: Tensor
 
 
 class AverageParamsState(NamedTuple):
@@ -25,11 +32,66 @@ class AverageParamsState(NamedTuple):
     ax: tree.PyTree
 
 
+def scale_by_asgd(
+    lr: Scalar | Schedule = 1e-2, lambd: Scalar = 1e-4, alpha: Scalar = 0.75
+) -> GradientTransformation:
+    """Make steps downhill at a decaying rate, in a loss with a quadratic penalty (Bottou 2010).
+
+    With `eta_1 = lr`::
+
+        update = -eta_t (g_t + lambd theta_{t-1})
+        eta_{t+1} = lr / (1 + lambd lr t)^alpha
+
+    That is torch's rule, in which a learning rate that changes is felt one step late.
+
+    Raises
+    ------
+    ValueError
+        `lr` or `lambd` is negative, or, in `update`, `params` is missing or does not match.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from purefn import optim
+    >>> asgd = optim.scale_by_asgd(lr=0.5, lambd=2.0, alpha=1.0)
+    >>> params = torch.tensor([10.0])
+    >>> updates, state = asgd.update(torch.tensor([1.0]), asgd.init(params), params)
+    >>> updates, state.eta
+    (tensor([-10.5000]), tensor(0.2500, dtype=torch.float64))
+    """
+    checks.learning_rate("lr", lr)
+    checks.non_negative("lambd", lambd)
+    checks.scalar("alpha", alpha)
+
+    def rate(count: Tensor) -> Scalar:
+        now = lr(count) if callable(lr) else lr
+        checks.non_negative("lr(step)", now)
+        return now
+
+    def init(params: tree.PyTree) -> ScaleByAsgdState:
+        checks.trainable(params)
+        count = first_step(params)
+        return ScaleByAsgdState(count, torch.zeros_like(count, dtype=torch.float64) + rate(count))
+
+    def rule(g: Tensor, p: Tensor, downhill: Scalar) -> Tensor:
+        return add_scaled(g, p, lambd) * downhill
+
+    def step(state: ScaleByAsgdState, params: tree.PyTree | None) -> Step:
+        checks.state("scale_by_asgd", state, ScaleByAsgdState)
+        checks.given("scale_by_asgd", params)
+        count, now = state.count + 1, rate(state.count)
+        eta = now / (1 + lambd * now * count.double()) ** alpha
+        rules = [Rule(rule, {"params": params}, scalars=[-state.eta])]
+        return Step(rules, lambda: ScaleByAsgdState(count, eta))
+
+    return elementwise(init, step)
+
+
 def average_params(t0: Scalar = 0) -> GradientTransformation:
     """Leave updates as they are, and average the parameters to which they lead.
 
-    The average of the parameters after each step from `t0` on (Polyak & Juditsky 1992), and before
-    that the parameters themselves::
+    The average is of the parameters after step `t0 + 2` and all later ones (Polyak & Juditsky
+    1992); before that it is the parameters themselves::
 
         theta_t = theta_{t-1} + update
         ax_t = ax_{t-1} + (theta_t - ax_{t-1}) / max(1, t - 1 - t0)
@@ -87,20 +149,20 @@ def asgd(
 
     ::
 
-        eta_t = lr / (1 + lambd lr (t - 1))^alpha
         theta_t = theta_{t-1} - eta_t (g_t + (weight_decay + lambd) theta_{t-1})
+        eta_{t+1} = lr / (1 + lambd lr t)^alpha            (eta_1 = lr)
         ax_t = ax_{t-1} + (theta_t - ax_{t-1}) / max(1, t - 1 - t0)
 
-    Read the averaged parameters with `optim.get(state, "ax")`; until step `t0` they are the
+    Read the averaged parameters with `optim.get(state, "ax")`; up to step `t0` they are the
     parameters. With `maximize` the gradient changes its sign, and both decays stay.
 
-    torch keeps `eta` in the default dtype, ordinarily float32; here it is computed in float64. And
-    torch computes it a step ahead, so that there a new `lr` is felt one step late.
+    `eta` is kept in float64, where torch has the default dtype, ordinarily float32.
 
     Parameters
     ----------
     lr
-        Learning rate: a number, a 0-d tensor or a schedule, which is then `lr` of step `t`.
+        Learning rate: a number, a 0-d tensor or a schedule. The rate of a step comes from the
+        `lr` of the step before, as in torch.
     lambd
         How fast the learning rate and the parameters decay: a number or 0-d tensor, at least 0.
     alpha
@@ -131,25 +193,10 @@ def asgd(
     >>> params, optim.get(state, "ax")
     ({'w': tensor([0.7000])}, {'w': tensor([0.7500])})
     """
-    checks.learning_rate("lr", lr)
-    checks.non_negative("lambd", lambd)
-    checks.scalar("alpha", alpha)
     checks.non_negative("weight_decay", weight_decay)
     return chain(
         *uphill(maximize),
         *decayed(weight_decay),
-        *decayed(lambd),
-        scale_by_learning_rate(_decaying(lr, lambd, alpha)),
+        scale_by_asgd(lr, lambd, alpha),
         average_params(t0),
     )
-
-
-def _decaying(lr: Scalar | Schedule, lambd: Scalar, alpha: Scalar) -> Schedule:
-    """Return `eta` as a function of the step `t - 1 = 0, 1, ...`."""
-
-    def eta(step: int | Tensor) -> Scalar:
-        now = lr(step) if callable(lr) else lr
-        checks.non_negative("lr(step)", now)
-        return now / (1 + lambd * now * step) ** alpha
-
-    return eta

@@ -44,7 +44,7 @@ def apply(factors: Factors, x: Tensor, *, transposed: bool = False) -> Tensor:
             x = x.movedim(0, -1) * factor
         else:
             x = torch.tensordot(x, factor, dims=([0], [0 if transposed else 1]))
-    return x
+    return x.contiguous()
 
 
 def eigenvectors(matrix: Tensor) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,8 @@ def prodigy(
     safeguard_warmup
         Leave `lr` out of `s`, for a learning rate that warms up from 0.
     d0
-        The first `d`, smaller than any good learning rate; greater than 0.
+        The first `d`, smaller than any good learning rate; greater than 0. Parameters of float16
+        and bfloat16 do not change by so little, and then `d` does not grow: keep a float32 copy.
     d_coef
         Multiplies the estimate; 0.5 and 2 are values to try.
     growth_rate

@@ -252,7 +252,7 @@ def _eigenbasis(statistics: Tensor) -> Tensor:
     """Return the eigenvectors of a matrix, that of the largest eigenvalue first."""
     if not len(statistics):
         return statistics.clone()
-    return kronecker.eigenvectors(statistics)[1].flip(1)
+    return kronecker.eigenvectors(statistics)[1].flip(1).contiguous()  # one layout, one program
 
 
 def _rotated(
@@ -276,6 +276,6 @@ def _rotated_leaf(
             power = factor @ basis
             order = (basis * power).sum(0).argsort(descending=True)  # of estimated eigenvalues
             v = v.index_select(dim, order)
-            basis = torch.linalg.qr(power.index_select(1, order))[0]
+            basis = torch.linalg.qr(power.index_select(1, order))[0].contiguous()
         rotated.append(basis)
     return v, tuple(rotated)

@@ -120,9 +120,8 @@ def _injected(
             values[name] = torch.as_tensor(value, dtype=torch.float64, device=count.device)
         return values
 
-    build(
-        {**numbers, **scheduled(torch.zeros((), dtype=torch.int64))}
-    )  # refuses what is out of range
+    first = scheduled(torch.zeros((), dtype=torch.int64))
+    build({**numbers, **first})  # refuses what is out of range
 
     def init(params: tree.PyTree) -> InjectHyperparamsState:
         count = first_step(params)

@@ -64,7 +64,7 @@ CONFIGURATIONS = [
     {"weight_decay": 0.1, "maximize": True},
     {"beta2_decay": -1.0},
     {"d": 1.5},
-    {"lr": 0.9, "d": 3.0, "eps": (1e-3, 0.1), "beta2_decay": -0.3},
+    {"lr": 0.9, "d": 3.0, "eps": (1e-3, 0.1), "beta2_decay": -0.3, "weight_decay": 0.05},
     {"lr": torch.tensor(0.03, dtype=torch.float64), "weight_decay": 0.5},
 ]
 

@@ -114,7 +114,7 @@ def test_compiled_in_dtype():
 
 def test_in_dtype_refuses():
     with pytest.raises(
-        TypeError, match="dtype: expected a floating-point torch.dtype, got torch.int"
+        TypeError, match=r"dtype: expected a floating-point torch\.dtype, got torch\.int"
     ):
         optim.in_dtype(optim.sgd(), torch.int32)
     with pytest.raises(TypeError, match="in_dtype: optimizer: expected a GradientTransformation"):
@@ -201,7 +201,7 @@ def test_extra_arguments_go_where_they_are_known():
 
 def test_a_named_chain_is_a_chain():
     params = make_tree(0)
-    parts = {"z": optim.clip(0.5), "rule": optim.scale_by_adam(), "a": optim.scale(-0.1)}
+    parts = {"z": optim.trace(0.5), "rule": optim.scale_by_adam(), "a": optim.trace(0.9)}
     named, plain = optim.named_chain(*parts.items()), optim.chain(*parts.values())
     compiled = pf.jit(named.update, backend="eager")
     state, plain_state = named.init(params), plain.init(params)
@@ -213,7 +213,7 @@ def test_a_named_chain_is_a_chain():
         for leaf, other in zip(tree.leaves(updates), tree.leaves(expected), strict=True):
             torch.testing.assert_close(leaf, other)
     assert set(state) == set(parts)
-    assert state["rule"].count == optim.get(state, "count") == 3
+    assert state["rule"].count == 3
     assert compiled.trace_count == 1
 
 

@@ -1,4 +1,4 @@
-"""Pieces that look at leaves as a whole, by their equations in numpy; and those that reset updates."""
+"""Pieces that look at leaves as a whole, by their equations in numpy; pieces that reset updates."""
 
 import math
 
@@ -125,6 +125,16 @@ def test_zeros_are_no_trouble_and_dtypes_stay(name, dtype):
     zeros = tree.zeros_like(params)
     assert not any(leaf.any() for leaf in tree.leaves(updated(STATELESS[name], zeros, zeros)))
     assert updated(STATELESS[name], {}, {}) == {}
+
+
+@every_piece
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_with_in_float32(name, dtype):
+    grads, params = make_tree(0, dtype), make_tree(1, dtype)
+    wide = [tree.cast(leaves, torch.float32) for leaves in (grads, params)]
+    expected = tree.cast(updated(STATELESS[name], *wide), dtype)
+    result = updated(STATELESS[name], grads, params)
+    assert all(map(torch.equal, tree.leaves(result), tree.leaves(expected)))
 
 
 @every_piece

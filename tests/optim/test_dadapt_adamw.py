@@ -53,7 +53,6 @@ def dadapt_adamw(
 
 #: Gradients that are given go on however far one walks along them, and `d` grows without an end.
 CONFIGURATIONS = [
-    {"d0": 1e-2, "growth_rate": 1.1},
     {"d0": 1e-2, "growth_rate": 1.1, "weight_decay": 0.1, "use_bias_correction": True},
     {"d0": 1e-2, "growth_rate": 1.02, "lr": 0.5, "betas": (0.8, 0.9), "maximize": True},
 ]

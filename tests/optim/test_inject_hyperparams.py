@@ -1,4 +1,4 @@
-"""inject_hyperparams: the same numbers from the state, changed between steps without a new trace."""
+"""inject_hyperparams: numbers from the state, changed between steps without a new trace."""
 
 import pytest
 import torch

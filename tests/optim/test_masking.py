@@ -9,7 +9,7 @@ import torch
 import purefn.functional as pf
 from purefn import optim
 from purefn.functional import tree
-from purefn.optim.masks import Selector, a_bool
+from purefn.optim.masks import Selector, a_bool, inverted
 
 BIASES = {"conv": {"weight": False, "bias": True}, "head": {"weight": False, "bias": True}}
 #: The same mask in each form.
@@ -45,7 +45,7 @@ def train(optimizer, params, gradients, transform=lambda f: f):
 
 
 def train_torch(make_optimizer, params, gradients):
-    """Train with `make_optimizer(named parameters)`; those without requires_grad get no gradient."""
+    """Train with `make_optimizer(named)`; parameters without requires_grad get no gradient."""
     named = {n: leaf.clone().requires_grad_() for n, leaf in tree.to_state_dict(params).items()}
     optimizer = make_optimizer(named)
     for grads in gradients:
@@ -143,11 +143,10 @@ def test_a_flag_stands_for_a_subtree():
     assert_equal(updates["conv"], tree.map(lambda g: 2 * g, grads["conv"]))
     assert torch.equal(updates["head"]["weight"], grads["head"]["weight"])
     assert torch.equal(updates["head"]["bias"], 2 * grads["head"]["bias"])
-    for flag, factor in ((True, 2), (False, 1)):
+    doubled = tree.map(lambda g: 2 * g, grads)
+    for flag, expected in ((True, doubled), (False, grads)):
         whole = optim.masked(optim.scale(2.0), flag)
-        assert_equal(
-            whole.update(grads, whole.init(params))[0], tree.map(lambda g: factor * g, grads)
-        )
+        assert_equal(whole.update(grads, whole.init(params))[0], expected)
 
 
 def test_a_leaf_alone_has_the_empty_name():
@@ -195,7 +194,7 @@ def test_masks_within_masks():
     total = params["conv"]["weight"] + sum(grads["conv"]["weight"] for grads in gradients)
     torch.testing.assert_close(result["conv"]["weight"], total)
     momentum = optim.get(state, "trace")
-    assert [name for name in tree.to_state_dict(momentum)] == ["conv.bias", "head.bias"]
+    assert list(tree.to_state_dict(momentum)) == ["conv.bias", "head.bias"]
 
 
 def test_extra_arguments_are_selected_on_demand():
@@ -304,6 +303,11 @@ def test_what_does_not_belong_to_the_mask_is_refused():
     broken = optim.GradientTransformation(lambda p: None, lambda u, s, p=None, **e: (1.0, s))
     with pytest.raises(ValueError, match="the inner transformation has changed the structure"):
         optim.masked(broken, True).update(params, optim.MaskedState(None))
+
+
+def test_the_inverse_of_a_mask_hides_no_mistake():
+    assert inverted({"a": True, "b": "no"}) == {"a": False, "b": "no"}
+    assert inverted(lambda name: 1)("a") == 1
 
 
 def test_a_mask_is_asked_once_for_each_structure():

@@ -66,7 +66,6 @@ def prodigy(
 
 #: Gradients that are given go on however far one walks along them, and `d` grows without an end.
 CONFIGURATIONS = [
-    {"d0": 1e-2, "growth_rate": 1.1},
     {
         "d0": 1e-2,
         "growth_rate": 1.1,

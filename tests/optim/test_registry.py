@@ -97,6 +97,7 @@ REGISTRY = {
     "scale_by_ademamix": lambda lr: optim.scale_by_ademamix(),
     "scale_by_adopt": lambda lr: optim.scale_by_adopt(),
     "scale_by_amsgrad": lambda lr: optim.scale_by_amsgrad(),
+    "scale_by_asgd": lambda lr: optim.scale_by_asgd(lr),
     "scale_by_belief": lambda lr: optim.scale_by_belief(),
     "scale_by_cover": lambda lr: optim.scale_by_cover(),
     "scale_by_dog": lambda lr: optim.scale_by_dog(),

@@ -1,4 +1,4 @@
-"""Stochastic rounding: to one of the two neighbours, with the right mean, and the same for a key."""
+"""Stochastic rounding: to one of two neighbours, with the right mean, and the same for a key."""
 
 import functools
 import math

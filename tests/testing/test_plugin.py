@@ -49,6 +49,8 @@ def test_a_variant_is_what_its_name_says():
     x = torch.tensor(1.0)
     assert Variant("eager")(branching) is branching
     assert isinstance(Variant("jit")(branching), pf.Jitted)
+    assert Variant("jit")(branching)._settings.backend == "eager"
+    assert Variant("compiled")(branching)._settings.backend == "inductor"
     with pytest.raises(pf.TraceError, match="needs the value"):
         Variant("jit")(branching)(x)
     with pytest.raises(RuntimeError, match="vmap"):

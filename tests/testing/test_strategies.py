@@ -145,6 +145,13 @@ def test_elements_leaves_and_seeds_differ():
     assert torch.equal(first(1, "noisy")["a"], first(1, "noisy")["a"])
 
 
+def test_some_noise_is_zero_but_never_the_first_element():
+    runs = [[testing.Run("noisy", 0, 2)]]
+    noise = torch.stack(list(testing.GradientSequence(torch.zeros(10), 100, 0, runs)))
+    assert 0.05 < (noise == 0).float().mean() < 0.15
+    assert (noise[:, 0] != 0).all()
+
+
 def test_complex_parameters_have_complex_gradients():
     params = torch.zeros(3, dtype=torch.complex64)
     for grads in draws(testing.gradient_sequences(params, steps=3), 10):
