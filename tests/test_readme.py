@@ -1,5 +1,6 @@
 """The script in the README runs as it stands and learns."""
 
+import doctest
 import re
 import subprocess
 import sys
@@ -27,6 +28,14 @@ def test_the_script_in_the_readme_runs(tmp_path):
     assert result.returncode == 0, result.stderr
     (accuracy,) = re.findall(r"test accuracy ([\d.]+)%", result.stdout)
     assert float(accuracy) >= 93
+
+
+def test_the_session_in_the_readme_is_as_printed():
+    failed, attempted = doctest.testfile(
+        str(ROOT / "README.md"), module_relative=False, optionflags=doctest.IGNORE_EXCEPTION_DETAIL
+    )
+    assert attempted
+    assert not failed
 
 
 def test_the_readme_names_only_what_exists():
