@@ -85,7 +85,7 @@ def compute(
         first = computation.reads[0]
         checks.trainable(trees[first], first, leaves=columns[list(trees).index(first)])
         groups: Sequence[Sequence[int]] = []
-        if eager and columns[0] and all(map(checks.plain, columns)):
+        if eager and all(map(checks.plain, columns)) and not _is_empty(columns[0]):
             tracked = _tracked(columns)
             groups = [] if tracked and torch.is_grad_enabled() else _groups(columns)
             known = _Known(tuple(trees), structure, _guards(columns), groups)
@@ -194,9 +194,12 @@ def _program(
         memory.identity, memory.programs = identity, {}
     like = rows[0][0]
     key = (*dtypes, like.device, *map(_kind, computation.scalars))
-    if key not in memory.programs:
-        memory.programs[key] = _recorded(computation, rows, dtypes)
-    program = memory.programs[key]
+    if key in memory.programs:
+        return memory.programs[key]
+    program = _recorded(computation, rows, dtypes)
+    if program is None or not program.constants:
+        memory.programs[key] = program
+    # Another step may find other values in the tensors that the rule has brought along.
     return None if program and differentiable and program.is_differentiated() else program
 
 
@@ -247,6 +250,11 @@ def _eager() -> bool:
         and torch._C._len_torch_dispatch_stack() == 0
         and torch.autograd.forward_ad._current_level < 0
     )
+
+
+def _is_empty(leaves: Sequence[Tensor]) -> bool:
+    """Say whether there are no values to compute with."""
+    return not leaves or leaves[0].is_meta
 
 
 def _tracked(columns: Sequence[Sequence[Tensor]]) -> bool:

@@ -35,9 +35,9 @@ class Difference(NamedTuple):
 def tolerances(expected: Tensor, disturbed: Tensor, start: Tensor | None) -> Tensor:
     """Return how far from `expected`, which has a row for each step, another run may be.
 
-    A hundred billionth of the largest magnitude so far, and a multiple of what disturbing the numbers by a
-    few ulps has changed: more where the rule is ill-conditioned. Of parameters, with their `start`,
-    it is a hundred billionth of the way that they have gone, and a few ulps for every sum on it.
+    That is 1e-11 of the largest magnitude so far, and a multiple of what disturbing the numbers by
+    a few ulps has changed: more where the rule is ill-conditioned. Of parameters, with their
+    `start`, it is 1e-11 of the way that they have gone, and a few ulps for every sum on it.
     """
     size = _so_far(expected.nan_to_num(0, 0, 0).abs())
     allowed = _RELATIVE * size
@@ -93,9 +93,7 @@ def first_difference(
     wrong = {
         (name, leaf): exceeds(*rows)
         for name in expected
-        for leaf, rows in enumerate(
-            zip(got[name], expected[name], allowed[name], strict=True)  # type: ignore[arg-type]
-        )
+        for leaf, rows in enumerate(zip(got[name], expected[name], allowed[name], strict=True))
     }
     steps = {place: _first_row(rows) for place, rows in wrong.items()}
     found = [(step, place) for place, step in steps.items() if step is not None]

@@ -47,7 +47,8 @@ def covering(
     """Return sets of hyperparameters that have every pair of values of two of them.
 
     Of the names in `drawn`, values are chosen by name and default; `given` are in every set. The
-    first set is `given` alone. Sets that the rule does not accept are left out.
+    first set is `given` alone, the second has the most options on. Sets that the rule does not
+    accept are left out.
     """
     options = {
         name: _options(parameter)
@@ -67,7 +68,12 @@ def covering(
         best = max(candidates, key=lambda row: len(_pairs(row) & missing))
         missing -= _pairs(best)
         chosen.append({**given, **best})
-    return chosen
+    return [chosen[0], *sorted(chosen[1:], key=_options_used, reverse=True)]
+
+
+def _options_used(row: Mapping[str, Any]) -> int:
+    """Return how many hyperparameters are neither zero nor False."""
+    return sum(bool(value) for value in row.values())
 
 
 def _pairs(row: Mapping[str, Any]) -> set[Any]:

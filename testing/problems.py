@@ -85,6 +85,17 @@ def large_tree() -> tree.PyTree:
     return {"matrix": torch.empty(300, 250), "vector": torch.empty(70_000), "scale": torch.empty(2)}
 
 
+#: Trees that cases take in turn.
+TREES: tuple[tree.PyTree, ...] = (
+    mixed_tree(),
+    mixed_tree(),
+    {"kernel": torch.empty(2, 1, 1, 2)},
+    [torch.empty(()), torch.empty(())],
+    torch.empty(7),
+    mixed_tree(),
+)
+
+
 class _Numbers:
     """Random numbers of one seed."""
 
@@ -156,7 +167,7 @@ def problem(
         size = leaf.numel() * (2 if leaf.is_complex() else 1)
         column = (
             _of_elements(numbers, t, size, names)
-            if (index + seed) % 2
+            if (index + seed) % 2 and size <= _FEW
             else _of_leaf(numbers, t, size, [name for name in names if name not in _LIFELESS])
         )
         if zeros and steps > 7:
@@ -168,6 +179,8 @@ def problem(
     return tree.unflatten(structure, params), [tree.unflatten(structure, row) for row in rows]
 
 
+#: Larger leaves have one course.
+_FEW = 64
 #: With them alone a leaf does not move, or moves too little to be judged.
 _LIFELESS = ("never", "tiny")
 

@@ -165,7 +165,7 @@ def from_difference(
     )
 
 
-# ------------------------------------------------------------------------------- without a reference
+# --- without a reference -------------------------------------------------------------------------
 
 
 def forgets(subject: Subject, case: Case) -> None:

@@ -120,7 +120,7 @@ def _makes_transformations(function: Callable[..., Any]) -> bool:
     return not all(parameter.default is parameter.empty for parameter in parameters[:2])
 
 
-# --------------------------------------------------------------------------------- transcriptions
+# --- transcriptions ------------------------------------------------------------------------------
 
 
 def _transcription_runner(
@@ -224,7 +224,7 @@ def _tensor(value: Any) -> Tensor:
     return torch.as_tensor(array if np.iscomplexobj(array) else array.astype(np.float64))
 
 
-# ------------------------------------------------------------------------------------ torch.optim
+# --- torch.optim ---------------------------------------------------------------------------------
 
 
 def _torch_runner(
@@ -266,7 +266,7 @@ def _in_float64() -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-# ---------------------------------------------------------------------------------- other recipes
+# --- other recipes -------------------------------------------------------------------------------
 
 
 def _recipe_runner(

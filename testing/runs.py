@@ -175,8 +175,8 @@ def _require_counts(case: Case, state: Any) -> None:
             if _form(leaf) != _form(torch.tensor(0)):
                 raise Counterexample(
                     "state",
-                    f"`{name}` is {_form(leaf)}, expected {_form(torch.tensor(0))}: narrower counts "
-                    "stop or overflow, and an axis is broadcast to updates.",
+                    f"`{name}` is {_form(leaf)}, expected {_form(torch.tensor(0))}: narrower "
+                    "counts stop or overflow, and an axis is broadcast to updates.",
                     case,
                     name=name,
                     expected=_form(torch.tensor(0)),
@@ -211,7 +211,7 @@ def parts(state: Any) -> dict[str, list[Tensor]]:
 
 
 def _paths(state: Any) -> dict[str, str]:
-    """Return the path of each part of a state by its name, or by the path where two have the name."""
+    """Return the path of each part of a state by its name; by the path where two have that name."""
     found = list(entries(state))
     unique = [entry.name for entry in found]
     return {

@@ -21,33 +21,39 @@ def shrunk(check: Check, found: Counterexample, attempts: int = 120) -> Countere
 
     The passes are repeated until none makes it smaller, or after so many `attempts`.
     """
-    best, left = found, attempts
-    changed = True
-    while changed and left > 0:
-        changed = False
+    search = _Search(check, found, attempts)
+    while search.pass_over():
+        pass
+    if search.best is not found:
+        search.best.found = found
+    return search.best
+
+
+class _Search:
+    """The smallest counter-example so far, and how many more cases may be tried."""
+
+    def __init__(self, check: Check, found: Counterexample, attempts: int) -> None:
+        self.check, self.best, self.attempts = check, found, attempts
+
+    def pass_over(self) -> bool:
+        """Try every pass until it makes nothing smaller; say whether one did."""
+        start = self.best
         for simpler in _PASSES:
-            for candidate in _candidates(simpler, lambda: best):
-                if left <= 0:
-                    break
-                left -= 1
-                smaller = _failure(check, candidate, found.property)
-                if smaller is not None:
-                    best, changed = smaller, True
-    if best is not found:
-        best.found = found
-    return best
+            while self._improves(simpler):
+                pass
+        return self.best is not start
 
-
-def _candidates(
-    simpler: Callable[[Counterexample], Iterator[Case]], best: Callable[[], Counterexample]
-) -> Iterator[Case]:
-    """Yield what a pass makes of the best so far, which changes when one is accepted."""
-    start = best()
-    for candidate in simpler(start):
-        yield candidate
-        if best() is not start:  # accepted: go on from there
-            yield from _candidates(simpler, best)
-            return
+    def _improves(self, simpler: Callable[[Counterexample], Iterator[Case]]) -> bool:
+        """Take the first smaller case of a pass that still fails, if there is one."""
+        for candidate in simpler(self.best):
+            if self.attempts <= 0:
+                return False
+            self.attempts -= 1
+            smaller = _failure(self.check, candidate, self.best.property)
+            if smaller is not None:
+                self.best = smaller
+                return True
+        return False
 
 
 def _failure(check: Check, case: Case, property: str) -> Counterexample | None:  # noqa: A002

@@ -2,40 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 
 import hypothesis
 import torch
 from hypothesis import HealthCheck, Phase
 from hypothesis import strategies as st
 
-from . import configurations, problems, properties, runs, steps, strategies
+from . import configurations, problems, strategies
+from .examination import PROPERTIES, Trial, Verdict, examine
 from .problems import Case
 from .references import Reference, as_reference
 from .report import Counterexample, VacuousError
-from .runs import Run, Subject, as_subject, records
-from .shrinking import shrunk
-from .steps import Steps
+from .runs import Subject, as_subject
 
 __all__ = ["Counterexample", "VacuousError", "check_optimizer"]
 
-_OTHERS = ("arguments", "complex", "infinities", "large", "long")
-#: What `without` may leave out.
-PROPERTIES = (*steps.PATHS, "order of leaves", "maximize", "schedule", "precision", "rates", *_OTHERS)
-
-
-class _Trial(NamedTuple):
-    """All that a check is about, apart from the case."""
-
-    subject: Subject
-    reference: Reference
-    required: Mapping[str, str]
-    without: Collection[str]
-    length: int
-    rates: bool  # whether the learning rate may change
-    any_shape: bool  # whether the rule takes leaves of every shape
-    thorough: int  # the number of the case that is tried with every property at every step
+#: How many cases there are, with and without hyperparameters that the caller gives.
+_EXAMPLES = {True: 4, False: 16}
 
 
 def check_optimizer(
@@ -124,57 +109,51 @@ def check_optimizer(
     ...     print(found.property, found.step, found.expected, found.got)
     reference 1 -1.0 -1.000001
     """
+    if not set(without) <= set(PROPERTIES):
+        unknown = sorted(set(without) - set(PROPERTIES))
+        raise ValueError(f"without: {unknown} not among {', '.join(PROPERTIES)}.")
     subject, judge = as_subject(ours, extra), as_reference(reference, states or {})
-    unknown = set(without) - set(PROPERTIES)
-    if unknown:
-        raise ValueError(f"without: {sorted(unknown)} not among {', '.join(PROPERTIES)}.")
     fixed, drawn = _given(subject, judge, hyperparameters or {})
     shared = set(subject.takes) & set(judge.takes) - set(drawn)
     rows = configurations.covering(subject.make, shared, fixed, _acceptor(subject, reference))
-    rows[1:] = sorted(rows[1:], key=_number_of_options, reverse=True)
-    rates = "rates" not in without and "lr" in shared and _lr_may_change(judge, fixed)
-    examples = examples or (4 if hyperparameters else 16)
-    trial = _Trial(subject, judge, states or {}, set(without), steps, rates, shapes is None, min(1, examples - 1))
-    verdict = _Verdict()
+    examples = examples or _EXAMPLES[bool(hyperparameters)]
+    trial = Trial(
+        subject,
+        judge,
+        required=states or {},
+        without=frozenset(without),
+        length=steps,
+        rates="rates" not in without and "lr" in shared and _lr_may_change(judge, fixed),
+        any_shape=shapes is None,
+        thorough=min(1, examples - 1),
+    )
+    verdict = Verdict()
 
-    def examine(values: Any, others: Any, leaves: Any, chance: int) -> None:
-        if verdict.cases < len(rows):
-            row, leaves = rows[verdict.cases], _TREES[verdict.cases % len(_TREES)]
+    def one_case(values: Any, others: Any, leaves: Any, chance: int) -> None:
+        number = verdict.cases
+        if number < len(rows):
+            row, leaves = rows[number], problems.TREES[number % len(problems.TREES)]
         else:
             row = {**{name: others[name] for name in others if name in shared}, **fixed}
         leaves = leaves if shapes is None else problems.of_shapes(shapes)
-        _examine(trial, {**row, **values}, leaves, chance, verdict)
+        examine(trial, {**row, **values}, leaves, chance, verdict)
 
-    drawn_case = st.tuples(
-        st.fixed_dictionaries(drawn),
-        strategies.hyperparameters(subject.make) if subject.takes else st.just({}),
-        strategies.trees(_EMPTY_TENSORS).filter(problems.has_numbers),
-        st.integers(0, 2**20),
-    )
-    _for_each(drawn_case, examine, examples, seed)
+    _for_each(_strategy(subject, fixed, drawn), one_case, examples, seed)
     verdict.conclude(uncompared)
 
 
-class _Verdict:
-    """What the cases have shown so far."""
-
-    def __init__(self) -> None:
-        self.cases = 0
-        self.vacuous: list[VacuousError] = []
-        self.parts: set[str] = set()
-        self.compared: set[str] = set()
-
-    def conclude(self, uncompared: Collection[str]) -> None:
-        """Refuse to pass when the cases have not shown enough."""
-        if len(self.vacuous) > self.cases / 2:
-            raise self.vacuous[0]
-        silent = sorted(self.parts - self.compared - set(uncompared))
-        if silent:
-            raise VacuousError(
-                f"{', '.join(silent)}: compared with nothing, and without effect on parameters. "
-                "Let the transcription yield it, map it to a name of the reference with `states`, "
-                "or, if it is no part of the algorithm, name it in `uncompared`."
-            )
+def _strategy(
+    subject: Subject, fixed: Mapping[str, Any], drawn: Mapping[str, st.SearchStrategy[Any]]
+) -> st.SearchStrategy[Any]:
+    """Draw what the caller has strategies for, other hyperparameters, a tree and a seed."""
+    given = {name: st.just(value) for name, value in fixed.items() if name in subject.takes}
+    empty_tensors = strategies.shapes(min_side=0).map(torch.empty)
+    return st.tuples(
+        st.fixed_dictionaries(dict(drawn)),
+        strategies.hyperparameters(subject.make, **given) if subject.takes else st.just({}),
+        strategies.trees(empty_tensors).filter(problems.has_numbers),
+        st.integers(0, 2**20),
+    )
 
 
 def _for_each(
@@ -203,187 +182,6 @@ def _for_each(
     every_case()
     if errors:
         raise errors[0]
-
-
-def _examine(
-    trial: _Trial, hyperparameters: Mapping[str, Any], shapes: Any, chance: int, verdict: _Verdict
-) -> None:
-    """Try one set of hyperparameters."""
-    number = verdict.cases
-    verdict.cases += 1
-    reasons = []
-    divides_by_zero = hyperparameters.get("eps", 1) == 0 and not trial.reference.is_torch
-    for careful in (True,) if divides_by_zero else (False, True):
-        case = _case(trial, hyperparameters, shapes, number, chance, careful)
-        try:
-            _examine_case(trial, case, number, verdict)
-            return
-        except VacuousError as reason:
-            reasons.append(reason)
-    if number == 0:
-        raise reasons[-1]
-    verdict.vacuous.append(reasons[-1])
-
-
-def _examine_case(trial: _Trial, case: Case, number: int, verdict: _Verdict) -> None:
-    subject, thorough = trial.subject, number == trial.thorough
-    last = _Last(subject, thorough)
-
-    def follows(case: Case) -> None:
-        run, compared = properties.follows(subject, trial.reference, trial.required, case)
-        last.keep(run)
-        verdict.compared |= compared
-
-    _require(lambda case: properties.forgets(subject, case), case.first(_SOME_STEPS))
-    _require(follows, case)
-    if number == 0 and trial.rates:
-        _require(follows, _with_rates(trial, case, pause=False))
-    for name, other in _other_cases(trial, case, number).items():
-        if name not in trial.without:
-            _require(follows, other)
-    for name, check in _checks(trial, last, number, thorough).items():
-        if name not in trial.without:
-            _require(check, case)
-    run = last.run(case)
-    parts = set(records(run)) - {"params"}
-    verdict.parts |= parts
-    verdict.compared |= {
-        name for name in parts - verdict.compared if properties.acts(subject, run, name)
-    }
-
-
-def _other_cases(trial: _Trial, case: Case, number: int) -> dict[str, Case]:
-    """Return cases with the same hyperparameters on which the reference must be followed too."""
-
-    def on(shapes: Any, length: int, chance: int = 1) -> Case:
-        params, gradients = problems.problem(shapes, length, chance, zeros=False, tiny=False)
-        return Case(case.hyperparameters, params, gradients)
-
-    found = {}
-    if number == trial.thorough and trial.any_shape:
-        found["large"] = on(problems.large_tree(), 2)
-    if number == 2:
-        found["long"] = on(tree.map(torch.clone, case.params), 3 * trial.length)
-    if number in (0, 3) and trial.reference.is_torch:
-        found["infinities"] = problems.with_infinities(case.first(20))
-        found["complex"] = on(problems.complex_tree(), 20)
-    return found
-
-
-class _Last:
-    """Remembers the last run and the steps of it that are looked at, for several properties."""
-
-    def __init__(self, subject: Subject, thorough: bool) -> None:
-        self.subject, self.thorough = subject, thorough
-        self.run_: Run | None = None
-        self.steps_: Steps | None = None
-
-    def keep(self, run: Run) -> None:
-        self.run_ = run
-
-    def run(self, case: Case) -> Run:
-        """Return the run of a case."""
-        if self.run_ is None or self.run_.case is not case:
-            self.run_ = runs.run(self.subject, case, watched=False)
-        return self.run_
-
-    def steps(self, case: Case) -> Steps:
-        """Return steps of the run of a case."""
-        run = self.run(case)
-        if self.steps_ is None or self.steps_.run is not run:
-            length = len(case.gradients)
-            chosen = range(length) if self.thorough else [i for i in _CHOSEN if i < length]
-            self.steps_ = Steps(self.subject, run, chosen)
-        return self.steps_
-
-
-#: The steps that are tried of the others, from 0.
-_CHOSEN = (0, 1, 2, 7, 20, 41, 59)
-_SOME_STEPS = 12
-_PRECISIONS = ((torch.float32,), (torch.bfloat16,))
-
-
-def _checks(
-    trial: _Trial, last: _Last, number: int, thorough: bool
-) -> dict[str, Callable[[Case], object]]:
-    """Return the properties that a case is tried for, by name."""
-    subject = trial.subject
-
-    def path(name: str) -> Callable[[Case], None]:
-        return lambda case: steps.require_path(last.steps(case), name)
-
-    def precision(dtypes: Sequence[torch.dtype]) -> Callable[[Case], None]:
-        return lambda case: steps.require_precision(last.steps(case), dtypes)
-
-    def halves(case: Case) -> None:
-        moderated = _Last(subject, thorough).steps(problems.moderate(case))
-        steps.require_precision(moderated, (torch.float16, torch.float32, torch.bfloat16))
-
-    found = {name: path(name) for name in steps.PATHS if name != "jit" or thorough or number < 3}
-    for index, dtypes in enumerate(_PRECISIONS):
-        if thorough or number % len(_PRECISIONS) == index:
-            found[f"precision {index}"] = precision(dtypes)
-    if number % 3 == 2:
-        found["precision half"] = halves
-    if thorough and subject.extra is None:  # it may know this tree and these signs
-        found["order of leaves"] = lambda case: properties.ignores_order(subject, case)
-        if "maximize" in subject.takes:
-            found["maximize"] = lambda case: properties.climbs(subject, case)
-    if thorough:
-        found["arguments"] = lambda case: properties.takes_arguments(subject, case)
-        found["schedule"] = lambda case: properties.follows_schedule(subject, case)
-    return found
-
-
-def _require(check: Callable[[Case], object], case: Case) -> None:
-    """Require a property of a case; the counter-example is as small as it could be made."""
-    try:
-        check(case)
-    except Counterexample as found:
-        raise shrunk(check, found) from None
-
-
-# ------------------------------------------------------------------------------------------ the cases
-
-
-def _case(
-    trial: _Trial,
-    hyperparameters: Mapping[str, Any],
-    shapes: Any,
-    number: int,
-    chance: int,
-    careful: bool,
-) -> Case:
-    """Return a case; a `careful` one has no zeros, no tiny gradients and no lr of 0."""
-    params, gradients = problems.problem(
-        shapes, trial.length, chance, zeros=not careful, tiny=not careful
-    )
-    case = Case(dict(hyperparameters), params, gradients)
-    if trial.rates and number % 2:
-        return _with_rates(trial, case, pause=number % 4 == 3 and not careful)
-    return case
-
-
-def _with_rates(trial: _Trial, case: Case, pause: bool) -> Case:
-    lr = case.hyperparameters.get("lr", trial.subject.takes["lr"].default)
-    if isinstance(lr, bool) or not isinstance(lr, int | float):
-        return case
-    return case._replace(rates=problems.changing_rates(lr, trial.length, pause=pause))
-
-
-#: Trees that the first cases take in turn.
-_TREES = (
-    problems.mixed_tree(),
-    problems.mixed_tree(),
-    {"only": torch.empty(3, 2)},
-    [torch.empty(()), torch.empty(())],
-    torch.empty(7),
-    problems.mixed_tree(),
-)
-_EMPTY_TENSORS = strategies.shapes(min_side=0).map(torch.empty)
-
-
-# ------------------------------------------------------------------------------------ hyperparameters
 
 
 def _given(
@@ -417,11 +215,6 @@ def _acceptor(subject: Subject, reference: Any) -> Callable[[Mapping[str, Any]],
         return True
 
     return accepts
-
-
-def _number_of_options(values: Mapping[str, Any]) -> int:
-    """Return how many hyperparameters are not zero, and how many not False."""
-    return sum(bool(value) for value in values.values())
 
 
 def _lr_may_change(reference: Reference, fixed: Mapping[str, Any]) -> bool:

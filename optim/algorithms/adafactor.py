@@ -121,7 +121,7 @@ def scale_by_factored_rms(
                 squares = g * g
                 row = torch.lerp(row, _mean(squares, -1), w)
                 col = torch.lerp(col, _mean(squares, -2), w)
-                v = row @ (col / _mean(row, -2).clamp(min=smallest))
+                v = row * (col / _mean(row, -2).clamp(min=smallest))
             else:
                 v = variance = torch.lerp(variance, g * g, w)
             return g * v.clamp(min=smallest * smallest).rsqrt(), row, col, variance

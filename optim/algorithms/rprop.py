@@ -76,9 +76,9 @@ def scale_by_rprop(
 
     def rule(g: Tensor, prev: Tensor, d: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         s = g.sign() * prev.sign()
-        d = torch.where(s > 0, d * eta_plus, torch.where(s < 0, d * eta_minus, d))
-        d = d.clamp_min(min_step_size).clamp_max(max_step_size)
-        g = torch.where(s < 0, torch.zeros_like(g), g)
+        factor = (1 + s * eta_plus).clamp_min(eta_minus).clamp_max(eta_plus)  # 1 + 0 is between
+        d = (d * factor).clamp_min(min_step_size).clamp_max(max_step_size)
+        g = torch.where(s < 0, 0.0, g)
         return g.sign() * d, g, d
 
     def step(state: ScaleByRpropState, params: tree.PyTree | None) -> Step:

@@ -85,7 +85,7 @@ def scale_by_learning_rate(lr: Scalar | Schedule) -> GradientTransformation:
     checks.learning_rate("lr", lr)
     if callable(lr):
         return scale_by_schedule(_downhill(lr))
-    return scale(-lr)
+    return stateless_elementwise(lambda params: _scaling(-lr), "scale_by_learning_rate")
 
 
 def _downhill(schedule: Schedule) -> Schedule:

@@ -11,9 +11,19 @@ from torch import Tensor
 from ... import optim
 from ...functional import tree
 from ...optim import GradientTransformation
-from .planting import Fault, Step, after, changed, leaves, part, rewritten, substituted, with_part
+from .planting import (
+    Fault,
+    Step,
+    after,
+    changed,
+    leaves,
+    part,
+    rewritten,
+    substituted,
+    with_part,
+)
 
-# ------------------------------------------------------------------------------------ writing, memory
+# --- writing, memory -----------------------------------------------------------------------------
 
 
 def _writes(name: str, only: int | None = None) -> Callable[..., GradientTransformation]:
@@ -82,7 +92,7 @@ WRITING = {
     "first learning rate kept for ever": Fault("sgd", rewritten("sgd", _first_rate())),
 }
 
-# --------------------------------------------------------------------------------------------- states
+# --- states --------------------------------------------------------------------------------------
 
 
 def _count_like(like: Callable[[Tensor], Any]) -> Callable[..., GradientTransformation]:
@@ -123,6 +133,10 @@ def _first_norm(step: Step) -> Any:
     first = tree.leaves(step.grads)[0].abs().sum()
     factor = 1 / (1 + first)
     return tree.map(lambda leaf: leaf * factor.to(leaf.dtype), step.updates), step.after
+
+
+def _through_bfloat16(leaf: Tensor) -> Tensor:
+    return leaf.bfloat16().float() if leaf.dtype is torch.float32 else leaf
 
 
 STATES = {
@@ -170,7 +184,7 @@ STATES = {
     "eps lost in float16": Fault(
         "adam",
         leaves("adam", lambda u: u / (u != 0) if u.dtype is torch.float16 else u),
-        "precision float16, float32, bfloat16",
+        "precision float16",
         None,
     ),
     "one element squeezed": Fault(
@@ -191,7 +205,7 @@ STATES = {
     ),
 }
 
-# ----------------------------------------------------------------------------------- ways to execute
+# --- ways to execute -----------------------------------------------------------------------------
 
 
 def _batched(leaf: Tensor) -> bool:
@@ -214,7 +228,7 @@ def _tensor_moment(m: Tensor, g: Tensor, decay: Any) -> Tensor:
     """Return the first moment, wrong where its decay is a tensor."""
     if isinstance(decay, Tensor):
         return decay * m + decay * g
-    return decay * m + (1 - decay) * g
+    return torch.lerp(m, g, 1 - decay)
 
 
 def _half_a_step_late(schedule: Any) -> Any:
@@ -232,7 +246,7 @@ PATHS = {
     ),
     "branches on the count": Fault(
         "adam",
-        after("adam", lambda s: (s.updates, s.after) if int(part(s.after, "count")) else None),
+        after("adam", lambda s: (s.updates, s.after if int(part(s.after, "count")) else s.before)),
         "vmap",
         None,
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,19 +11,38 @@ from torch import Tensor
 from ... import optim
 from ...functional import tree
 from ...optim import GradientTransformation
-from ...optim.moments import bias_correction
-from .planting import Fault, Step, after, leaves, part, rewritten, substituted, with_part
+from ...optim.moments import bias_correction, corrections
+from .planting import (
+    Fault,
+    Plant,
+    Step,
+    after,
+    elements,
+    leaves,
+    part,
+    rewritten,
+    substituted,
+    with_part,
+)
 
-# ------------------------------------------------------------------------------------ Adam's moments
+# --- Adam's moments ------------------------------------------------------------------------------
 
 
-def _corrections(function: Any) -> dict[str, Any]:
-    """Return what stands for `corrections`: a function of both corrections and eps."""
+def _corrected(function: Callable[..., Any], **more: Any) -> Fault:
+    """Plant another `corrections` in Adam: a function of both bias corrections and eps."""
 
     def wrong(count: Tensor, b1: Any, b2: Any, eps: Any) -> Any:
         return function(bias_correction(b1, count), bias_correction(b2, count), eps)
 
-    return {"corrections": wrong}
+    return Fault("adam", _in_adam(corrections=wrong, **more))
+
+
+def _in_adam(**wrong: Any) -> Plant:
+    return substituted("adam", "algorithms.adam", **wrong)
+
+
+def _in_sgd(**wrong: Any) -> Plant:
+    return substituted("sgd", "algorithms.sgd", **wrong)
 
 
 def _lossy(decay: Any, count: Tensor) -> Tensor:
@@ -30,100 +50,49 @@ def _lossy(decay: Any, count: Tensor) -> Tensor:
     return (1 - torch.as_tensor(decay, dtype=torch.float32) ** count).double()
 
 
-def _late(count: Tensor, b1: Any, b2: Any, eps: Any) -> Any:
-    corrections = optim.moments.corrections
-    return corrections(count + 1, b1, b2, eps)
-
-
 def _swapped(b1: Any, b2: Any, eps: Any, **options: Any) -> GradientTransformation:
     return optim.scale_by_adam(b2, b1, eps, **options)
 
 
 MOMENTS = {
-    "eps scaled by the root of the correction": Fault(
-        "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            **_corrections(lambda c1, c2, eps: (c1 / c2.sqrt(), c1 * eps / c2.sqrt())),
-        ),
+    "eps scaled by the root of the correction": _corrected(
+        lambda c1, c2, eps: (c1 / c2.sqrt(), c1 * eps / c2.sqrt())
     ),
-    "eps inside the root": Fault(
-        "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            **_corrections(lambda c1, c2, eps: (c1**2 / c2, c1**2 * eps)),
-            corrected_direction=lambda m, v, factor, eps: m / (v * factor + eps).sqrt(),
-        ),
+    "eps inside the root": _corrected(
+        lambda c1, c2, eps: (c1**2 / c2, c1**2 * eps),
+        corrected_direction=lambda m, v, factor, eps: m / (v * factor + eps).sqrt(),
     ),
-    "eps forgotten": Fault(
-        "adam",
-        substituted(
-            "adam", "algorithms.adam", **_corrections(lambda c1, c2, eps: (c1 / c2.sqrt(), c1 * 0))
-        ),
+    "eps forgotten": _corrected(lambda c1, c2, eps: (c1 / c2.sqrt(), c1 * 0)),
+    "second moment not corrected": _corrected(lambda c1, c2, eps: (c1, c1 * eps)),
+    "first moment not corrected": _corrected(
+        lambda c1, c2, eps: (1 / c2.sqrt(), torch.ones_like(c1) * eps)
     ),
-    "second moment not corrected": Fault(
-        "adam",
-        substituted("adam", "algorithms.adam", **_corrections(lambda c1, c2, eps: (c1, c1 * eps))),
-    ),
-    "first moment not corrected": Fault(
-        "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            **_corrections(lambda c1, c2, eps: (1 / c2.sqrt(), torch.ones_like(c1) * eps)),
-        ),
-    ),
-    "first moment corrected twice": Fault(
-        "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            **_corrections(lambda c1, c2, eps: (c1**2 / c2.sqrt(), c1**2 * eps)),
-        ),
+    "first moment corrected twice": _corrected(
+        lambda c1, c2, eps: (c1**2 / c2.sqrt(), c1**2 * eps)
     ),
     "bias correction in float32": Fault(
         "adam", substituted("adam", "moments", bias_correction=_lossy)
     ),
     "steps counted from two": Fault(
         "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            corrections=lambda count, b1, b2, eps: (
-                bias_correction(b1, count + 1) / bias_correction(b2, count + 1).sqrt(),
-                bias_correction(b1, count + 1) * eps,
-            ),
-        ),
+        _in_adam(corrections=lambda count, *rest: corrections(count + 1, *rest)),
     ),
-    "betas swapped": Fault("adam", substituted("adam", "algorithms.adam", scale_by_adam=_swapped)),
+    "betas swapped": Fault("adam", _in_adam(scale_by_adam=_swapped)),
     "first moment without its weight": Fault(
-        "adam",
-        substituted("adam", "algorithms.adam", first_moment=lambda m, g, decay: decay * m + g),
+        "adam", _in_adam(first_moment=lambda m, g, decay: decay * m + g)
     ),
     "second moment of absolute values": Fault(
-        "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
-            second_moment=lambda v, g, decay: decay * v + (1 - decay) * g.abs(),
-        ),
+        "adam", _in_adam(second_moment=lambda v, g, decay: decay * v + (1 - decay) * g.abs())
     ),
-    "second moment squared once more": Fault(
-        "adamw",
-        substituted(
-            "adamw",
-            "algorithms.adam",
-            second_moment=lambda v, g, decay: decay * v + (1 - decay**2) * g * g,
-        ),
+    "second moment with the square of its weight": Fault(
+        "adam", _in_adam(second_moment=lambda v, g, decay: decay * v + (1 - decay**2) * g * g)
     ),
     "steep directions clipped": Fault(
-        "adam", leaves("adam", lambda update: update.clamp(-2e-3, 2e-3)), step=None
+        "adam", elements("adam", lambda u, g: torch.where(u.abs() > 2e-3, u / 2, u)), step=None
     ),
 }
 
-# -------------------------------------------------------------------------------------------- AMSGrad
+# --- AMSGrad -------------------------------------------------------------------------------------
 
 
 def _ams_corrected(b1: Any, b2: Any, eps: Any, **options: Any) -> GradientTransformation:
@@ -150,7 +119,7 @@ def _maximum_dropped(step: Step) -> Any:
 AMSGRAD = {
     "maximum of corrected moments": Fault(
         "adam",
-        substituted("adam", "algorithms.adam", scale_by_amsgrad=_ams_corrected),
+        _in_adam(scale_by_amsgrad=_ams_corrected),
         step=2,
     ),
     "maximum not stored": Fault("adam", after("adam", _maximum_dropped), step=2),
@@ -160,55 +129,50 @@ AMSGRAD = {
     ),
     "amsgrad without effect": Fault(
         "adam",
-        substituted(
-            "adam",
-            "algorithms.adam",
+        _in_adam(
             scale_by_amsgrad=lambda *args, **options: optim.scale_by_adam(*args, **options),
         ),
         step=2,
     ),
 }
 
-# ---------------------------------------------------------------------------------- decay, maximize
+# --- decay, maximize -----------------------------------------------------------------------------
 
 
-def _coupled(lr: Any = 1e-3, betas: Any = (0.9, 0.999), eps: Any = 1e-8, weight_decay: Any = 1e-2,
-             amsgrad: bool = False, **options: Any) -> GradientTransformation:  # fmt: skip
-    return optim.adam(lr, betas, eps, weight_decay, amsgrad, **options)
+def _coupled(weight_decay: Any = 1e-2, **options: Any) -> GradientTransformation:
+    return optim.adam(weight_decay=weight_decay, **options)
 
 
 def _unscaled(weight_decay: Any) -> GradientTransformation:
     return optim.add_decayed_weights(weight_decay * 1.001)
 
 
-def _after_the_rate(lr: Any = 1e-3, betas: Any = (0.9, 0.999), eps: Any = 1e-8,
-                    weight_decay: Any = 1e-2, **options: Any) -> GradientTransformation:  # fmt: skip
+def _after_the_rate(weight_decay: Any = 1e-2, **options: Any) -> GradientTransformation:
     """Decay by `weight_decay`, whatever the learning rate is."""
-    turned = [optim.scale(-1), optim.add_decayed_weights(weight_decay), optim.scale(-1)]
-    return optim.chain(optim.adamw(lr, betas, eps, 0, **options), *turned)
+    decay = [optim.scale(-1), optim.add_decayed_weights(weight_decay), optim.scale(-1)]
+    return optim.chain(optim.adamw(weight_decay=0, **options), *decay)
 
 
-def _turned(lr: Any = 1e-3, momentum: Any = 0, dampening: Any = 0, weight_decay: Any = 0,
-            nesterov: bool = False, *, maximize: bool = False) -> GradientTransformation:  # fmt: skip
+def _turned(
+    weight_decay: Any = 0, maximize: bool = False, **options: Any
+) -> GradientTransformation:
     """Turn the decay around too."""
-    rest = optim.sgd(lr, momentum, dampening, 0, nesterov)
     decay = [optim.add_decayed_weights(weight_decay)] if weight_decay else []
-    return optim.chain(*decay, *([optim.scale(-1)] if maximize else []), rest)
+    turn = [optim.scale(-1)] if maximize else []
+    return optim.chain(*decay, *turn, optim.sgd(**options))
 
 
 DECAY = {
     "decay forgotten": Fault(
         "sgd",
-        substituted("sgd", "algorithms.sgd", add_decayed_weights=lambda decay: optim.identity()),
+        _in_sgd(add_decayed_weights=lambda decay: optim.identity()),
     ),
     "decay coupled in AdamW": Fault("adamw", rewritten("adamw", _coupled)),
     "decay not scaled by the rate": Fault("adamw", rewritten("adamw", _after_the_rate)),
     "decay a thousandth too strong": Fault(
         "adamw", substituted("adamw", "algorithms.adam", add_decayed_weights=_unscaled)
     ),
-    "maximize without effect": Fault(
-        "sgd", substituted("sgd", "algorithms.sgd", scale=lambda sign: optim.scale(1))
-    ),
+    "maximize without effect": Fault("sgd", _in_sgd(scale=lambda sign: optim.scale(1))),
     "maximize turns the decay": Fault("sgd", rewritten("sgd", _turned)),
     "wrong sign": Fault("sgd", leaves("sgd", torch.neg)),
     "rate a millionth too small": Fault("sgd", leaves("sgd", lambda update: update * (1 - 1e-6))),
@@ -234,7 +198,7 @@ DECAY = {
     ),
 }
 
-# ------------------------------------------------------------------------------------------- momentum
+# --- momentum ------------------------------------------------------------------------------------
 
 
 def _into_the_buffer(step: Step) -> Any:
@@ -254,9 +218,7 @@ def _reset(step: Step) -> Any:
 MOMENTUM = {
     "first gradient dampened": Fault(
         "sgd",
-        substituted(
-            "sgd",
-            "algorithms.sgd",
+        _in_sgd(
             _weight_of_gradient=lambda count, dampening: (
                 (torch.ones((), dtype=torch.float64) - dampening,)
             ),
@@ -264,14 +226,12 @@ MOMENTUM = {
     ),
     "dampening without effect": Fault(
         "sgd",
-        substituted("sgd", "algorithms.sgd", _weight_of_gradient=lambda count, dampening: ()),
+        _in_sgd(_weight_of_gradient=lambda count, dampening: ()),
         step=2,
     ),
     "nesterov without looking ahead": Fault(
         "sgd",
-        substituted(
-            "sgd",
-            "algorithms.sgd",
+        _in_sgd(
             trace=lambda decay, nesterov, *, dampening: optim.trace(decay, dampening=dampening),
         ),
     ),
@@ -285,7 +245,7 @@ MOMENTUM = {
     "momentum forgotten after forty-one steps": Fault("sgd", after("sgd", _reset), step=41),
 }
 
-# ------------------------------------------------------------------------------- the rules of torch
+# --- the rules of torch --------------------------------------------------------------------------
 
 
 def _radam(threshold: float) -> Any:

@@ -19,6 +19,8 @@ from ...optim.inspection import entries
 
 #: A function of hyperparameters that returns a transformation.
 Recipe = Callable[..., GradientTransformation]
+#: Makes the context in which a wrong recipe is at work.
+Plant = Callable[[], AbstractContextManager[Recipe]]
 
 #: What torch.optim calls the recipes.
 TORCH = {
@@ -55,7 +57,7 @@ class Fault(NamedTuple):
     """
 
     rule: str
-    plant: Callable[[], AbstractContextManager[Recipe]]
+    plant: Plant
     property: str = "reference"
     step: int | None = 1
     leaf: str | None = None
@@ -66,9 +68,7 @@ class Fault(NamedTuple):
         return wrong if self.itself else TORCH[self.rule]
 
 
-def substituted(
-    rule: str, module: str, **wrong: Any
-) -> Callable[[], AbstractContextManager[Recipe]]:
+def substituted(rule: str, module: str, **wrong: Any) -> Plant:
     """Plant a fault by other functions in the place of some in a module of `purefn.optim`."""
 
     @contextlib.contextmanager
@@ -86,9 +86,7 @@ def substituted(
     return plant
 
 
-def rewritten(
-    rule: str, wrong: Callable[..., GradientTransformation]
-) -> Callable[[], AbstractContextManager[Recipe]]:
+def rewritten(rule: str, wrong: Callable[..., GradientTransformation]) -> Plant:
     """Plant a fault by another recipe with the signature of the right one."""
 
     @contextlib.contextmanager
@@ -98,9 +96,7 @@ def rewritten(
     return plant
 
 
-def changed(
-    rule: str, change: Callable[[GradientTransformation], GradientTransformation]
-) -> Callable[[], AbstractContextManager[Recipe]]:
+def changed(rule: str, change: Callable[[GradientTransformation], GradientTransformation]) -> Plant:
     """Plant a fault around the transformation that the right recipe returns."""
 
     @contextlib.contextmanager
@@ -126,9 +122,7 @@ class Step(NamedTuple):
     after: Any
 
 
-def after(
-    rule: str, function: Callable[[Step], tuple[Any, Any]]
-) -> Callable[[], AbstractContextManager[Recipe]]:
+def after(rule: str, function: Callable[[Step], tuple[Any, Any]]) -> Plant:
     """Plant a fault that makes other updates and another state of the right ones."""
 
     def change(right: GradientTransformation) -> GradientTransformation:
@@ -141,11 +135,14 @@ def after(
     return changed(rule, change)
 
 
-def leaves(
-    rule: str, function: Callable[[Tensor], Tensor]
-) -> Callable[[], AbstractContextManager[Recipe]]:
+def leaves(rule: str, function: Callable[[Tensor], Tensor]) -> Plant:
     """Plant a fault that changes every leaf of the updates by `function`."""
     return after(rule, lambda step: (tree.map(function, step.updates), step.after))
+
+
+def elements(rule: str, function: Callable[[Tensor, Tensor], Tensor]) -> Plant:
+    """Plant a fault that changes the updates by `function` of them and the gradients."""
+    return after(rule, lambda step: (tree.map(function, step.updates, step.grads), step.after))
 
 
 def part(state: Any, name: str) -> Any:

@@ -1,7 +1,6 @@
 """AdaBelief against the paper's algorithm."""
 
 import numpy as np
-import pytest
 import torch
 
 from purefn import optim
@@ -23,7 +22,7 @@ def adabelief(
     for t, g in enumerate(gradients, start=1):
         g = -g if maximize else g
         decay = weight_decay * theta
-        g = g if decoupled_weight_decay else g + decay
+        g = g + decay if weight_decay and not decoupled_weight_decay else g
         m = b1 * m + (1 - b1) * g
         s = b2 * s + (1 - b2) * (g - m) ** 2 + eps
         direction = (m / (1 - b1**t)) / (np.sqrt(s / (1 - b2**t)) + eps)
@@ -31,18 +30,8 @@ def adabelief(
         yield theta, {"mu": m, "nu": s}
 
 
-@pytest.mark.parametrize(
-    "hyperparameters",
-    [
-        {},
-        {"lr": 0.1, "betas": (0.5, 0.9), "weight_decay": 0.3},
-        {"lr": 0.1, "eps": 1e-3, "weight_decay": 0.3, "decoupled_weight_decay": False},
-        {"eps": 1e-8, "maximize": True},
-    ],
-    ids=str,
-)
-def test_adabelief_is_the_papers(hyperparameters):
-    check_optimizer(optim.adabelief, adabelief, hyperparameters=hyperparameters)
+def test_adabelief_is_the_papers():
+    check_optimizer(optim.adabelief, adabelief, examples=3)
 
 
 def test_without_memory_of_gradients_there_is_no_surprise():

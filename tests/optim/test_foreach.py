@@ -220,6 +220,47 @@ def test_memory_holds_no_value():
 
 
 @pytest.mark.parametrize(
+    "make",
+    [
+        lambda t: optim.adam(t, (t, t), t, t, amsgrad=True),
+        lambda t: optim.adamw(0.1, (0.5, t)),
+        lambda t: optim.sgd(t, t, t, t),
+        lambda t: optim.rmsprop(t, t, centered=True, momentum=0.9),
+        lambda t: optim.adadelta(t, t),
+        lambda t: optim.lion(t, (t, t)),
+        lambda t: optim.yogi(0.1, (0.9, t)),
+        lambda t: optim.clip(t),
+        lambda t: optim.chain(optim.scale(t), optim.ema(t)),
+    ],
+)
+def test_a_hyperparameter_changed_in_place_counts_from_then_on(make):
+    rate, params = torch.tensor(0.5, dtype=torch.float64), [torch.rand(3), torch.rand(2, 2)]
+    optimizer = make(rate)
+    state = train(optimizer, params, steps=2)[-1][1]
+    rate.fill_(0.25)
+    grads = like(params, 9)
+    changed = optimizer.update(grads, state, params)
+    expected = make(torch.tensor(0.25, dtype=torch.float64)).update(grads, state, params)
+    assert_bitwise(changed, expected)
+
+
+def test_a_derivative_is_not_lost_by_a_first_step_without():
+    limit = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+    clip, grads = optim.clip(limit), {"w": torch.tensor([1.0, 2.0])}
+    with torch.no_grad():
+        clip.update(grads, clip.init(grads))
+    assert clip.update(grads, clip.init(grads))[0]["w"].requires_grad
+
+
+def test_tensors_without_values():
+    params = {"w": torch.empty(3, 2, device="meta")}
+    optimizer = optim.adam(amsgrad=True, weight_decay=0.1)
+    updates, _ = optimizer.update(params, optimizer.init(params), params)
+    assert updates["w"].shape == (3, 2)
+    assert updates["w"].is_meta
+
+
+@pytest.mark.parametrize(
     "change",
     [
         lambda x: [x[0].double(), x[1]],

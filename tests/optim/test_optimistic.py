@@ -36,21 +36,12 @@ def optimistic_adam(
         yield theta, {"mu": m, "nu": v, "previous_gradient": u}
 
 
-CONFIGURATIONS = [{}, {"lr": 0.1, "alpha": 0.5, "beta": 2.0}, {"beta": 0.0, "maximize": True}]
+def test_optimistic_gradient_descent_is_the_papers():
+    check_optimizer(optim.optimistic_gradient_descent, optimistic_gradient_descent, examples=3)
 
 
-@pytest.mark.parametrize("hyperparameters", CONFIGURATIONS, ids=str)
-def test_optimistic_gradient_descent_is_the_papers(hyperparameters):
-    check_optimizer(
-        optim.optimistic_gradient_descent,
-        optimistic_gradient_descent,
-        hyperparameters=hyperparameters,
-    )
-
-
-@pytest.mark.parametrize("hyperparameters", [*CONFIGURATIONS, {"betas": (0.5, 0.9)}], ids=str)
-def test_optimistic_adam_is_the_papers(hyperparameters):
-    check_optimizer(optim.optimistic_adam, optimistic_adam, hyperparameters=hyperparameters)
+def test_optimistic_adam_is_the_papers():
+    check_optimizer(optim.optimistic_adam, optimistic_adam, examples=3)
 
 
 @pytest.mark.parametrize(("beta", "converges"), [(1.0, True), (0.0, False)])

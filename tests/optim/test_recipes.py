@@ -38,7 +38,9 @@ OPTIMIZERS = {
     "radam": lambda **options: optim.radam(**{"lr": 0.1, "weight_decay": 0.1, **options}),
     "rmsprop": lambda **options: optim.rmsprop(**{"lr": 0.1, "momentum": 0.5, **options}),
     "centered": lambda **options: optim.rmsprop(**{"lr": 0.1, "centered": True, **options}),
-    "rprop": lambda **options: without_decay(optim.rprop, **{"lr": 0.1, **options}),
+    "rprop": lambda **options: without_decay(
+        optim.rprop, **{"lr": 0.1, "step_sizes": (0, 50), **options}
+    ),
 }
 
 
@@ -150,22 +152,6 @@ def test_an_empty_tree_is_no_trouble():
         assert params == {}
         counts = [leaf for leaf in tree.leaves(state) if leaf.dtype is torch.int64]
         assert all(count.item() == 2 for count in counts)
-
-
-@pytest.mark.parametrize("amsgrad", [False, True])
-def test_complex_parameters_are_torchs(amsgrad):
-    params, grads = (torch.randn(4, 3, dtype=torch.complex128) for _ in range(2))
-    theirs = params.clone()
-    theirs.grad = grads
-    options = {"lr": 0.1, "weight_decay": 0.1, "amsgrad": amsgrad}
-    reference = torch.optim.Adam([theirs], foreach=False, **options)
-    optimizer = optim.adam(**options)
-    state = optimizer.init(params)
-    for _ in range(5):
-        reference.step()
-        updates, state = optimizer.update(grads, state, params)
-        params = optim.apply_updates(params, updates)
-    torch.testing.assert_close(params, theirs, rtol=1e-13, atol=0)
 
 
 # ------------------------------------------------------------------------------------- closed forms
@@ -355,6 +341,37 @@ REFUSALS = [
     (lambda: optim.adam(maximize=1), TypeError, "maximize: expected True or False"),
     (lambda: optim.adamw(weight_decay=-0.1), ValueError, "weight_decay: expected"),
     (lambda: optim.adamw(betas=(0.9, 2.0)), ValueError, "betas[1]: expected"),
+    (
+        lambda: optim.nadam(decoupled_weight_decay=1),
+        TypeError,
+        "decoupled_weight_decay: expected True or False, got 1",
+    ),
+    (lambda: optim.rmsprop(centered=None), TypeError, "centered: expected True or False"),
+    (lambda: optim.rmsprop(alpha=1.5), ValueError, "alpha: expected a number in [0, 1], got 1.5"),
+    (lambda: optim.adadelta(maximize=1), TypeError, "maximize: expected True or False"),
+    (lambda: optim.rprop(lr=lambda step: 0.1), TypeError, "lr: got a schedule, but Rprop's steps"),
+    (
+        lambda: optim.scale_by_rprop(optim.schedules.constant(0.1)),
+        TypeError,
+        "learning_rate: got a schedule",
+    ),
+    (lambda: optim.rprop(etas=0.5), ValueError, "etas: expected a pair of numbers, got 0.5"),
+    (lambda: optim.rprop(etas=("a", 2)), TypeError, "etas: expected a number or a 0-d tensor"),
+    (lambda: optim.rprop(step_sizes=(1, 0.5)), ValueError, "step_sizes: expected the smaller one"),
+    (lambda: optim.rprop(step_sizes=(-1, 1)), ValueError, "step_sizes: expected a number that is"),
+    (lambda: optim.scale_by_rprop(eta_minus=2.0), ValueError, "eta_minus, eta_plus: expected"),
+    (lambda: optim.asgd(lambd=-1.0), ValueError, "lambd: expected a number that is at least 0"),
+    (lambda: optim.asgd(alpha="1"), TypeError, "alpha: expected a number or a 0-d tensor"),
+    (lambda: optim.asgd(t0=-1.0), ValueError, "t0: expected a number that is at least 0"),
+    (lambda: optim.average_params(t0=-1.0), ValueError, "t0: expected a number that is at least"),
+    (lambda: optim.scale_by_adamax(b2=1.0), ValueError, "b2: expected a number in [0, 1)"),
+    (lambda: optim.scale_by_nadam(momentum_decay=-1), ValueError, "momentum_decay: expected"),
+    (lambda: optim.scale_by_radam(b1=-0.1), ValueError, "b1: expected a number in [0, 1)"),
+    (lambda: optim.scale_by_rms(decay=2.0), ValueError, "decay: expected a number in [0, 1]"),
+    (lambda: optim.scale_by_stddev(eps=-1.0), ValueError, "eps: expected a number that is"),
+    (lambda: optim.scale_by_rss(-1.0), ValueError, "initial_accumulator_value: expected"),
+    (lambda: optim.scale_by_adadelta(rho=1.1), ValueError, "rho: expected a number in [0, 1]"),
+    (lambda: optim.scale_by_asgd(lr=-1.0), ValueError, "lr: expected a number that is at least 0"),
     (lambda: optim.scale_by_adam(b1=1.0), ValueError, "b1: expected a number in [0, 1)"),
     (lambda: optim.scale_by_amsgrad(b2=1.0), ValueError, "b2: expected a number in [0, 1)"),
     (lambda: optim.scale_by_adam(eps=-1.0), ValueError, "eps: expected"),
@@ -377,3 +394,50 @@ REFUSALS = [
 def test_refusals(make, error, message):
     with pytest.raises(error, match=re.escape(message)):
         make()
+
+
+#: What the classes of torch.optim refuse in `__init__`, by their names.
+REFUSED_BY_TORCH = {
+    "Adadelta": [{"lr": -1}, {"rho": 1.1}, {"rho": -0.1}, {"eps": -1}, {"weight_decay": -1}],
+    "Adagrad": [
+        {"lr": -1},
+        {"lr_decay": -0.5},
+        {"weight_decay": -1},
+        {"initial_accumulator_value": -1},
+        {"eps": -1},
+    ],
+    "Adam": [
+        {"lr": -1},
+        {"betas": (1.0, 0.0)},
+        {"betas": (0.0, 1.0)},
+        {"eps": -1},
+        {"weight_decay": -1},
+    ],
+    "ASGD": [{"lr": -1}, {"weight_decay": -0.5}],
+    "NAdam": [{"momentum_decay": -0.2}],
+    "RMSprop": [
+        {"lr": -1},
+        {"eps": -1},
+        {"momentum": -1.0},
+        {"weight_decay": -1},
+        {"alpha": -0.1},
+    ],
+    "Rprop": [{"lr": -1}, {"etas": (1.0, 0.5)}, {"etas": (0.5, 1.0)}, {"etas": (0.0, 1.2)}],
+    "SGD": [{"lr": -1}, {"momentum": -0.5}, {"weight_decay": -1}, {"nesterov": True}],
+}
+for _name in ("Adamax", "AdamW", "NAdam", "RAdam"):
+    REFUSED_BY_TORCH[_name] = REFUSED_BY_TORCH["Adam"] + REFUSED_BY_TORCH.get(_name, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, {"lr": torch.ones(2)}) for name in REFUSED_BY_TORCH]
+    + [(name, options) for name, several in REFUSED_BY_TORCH.items() for options in several],
+    ids=str,
+)
+def test_what_torch_refuses_is_refused(name, options):
+    with pytest.raises(ValueError, match=r"Invalid|1-element|requires"):
+        getattr(torch.optim, name)([torch.zeros(1)], **options)
+    (argument,) = options
+    with pytest.raises(ValueError, match=rf"^{argument}(\[\d\])?: "):
+        getattr(optim, name.lower())(**options)
