@@ -14,6 +14,7 @@ Each module says in its `__all__` what of it is public.
 
 from . import projections as projections
 from . import schedules as schedules
+from . import tree as tree
 from .algorithms.adabelief import *
 from .algorithms.adadelta import *
 from .algorithms.adafactor import *

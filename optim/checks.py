@@ -272,6 +272,58 @@ def same_leaves(
     return structure, columns
 
 
+def state_tensors(
+    name: str,
+    state: tree.PyTree,
+    like_name: str,
+    like: tree.PyTree,
+    shapes: Callable[[Tensor], tuple[int, ...] | list[tuple[int, ...]]],
+    *,
+    wide: bool = False,
+) -> None:
+    """Require in the place of each leaf of `like` tensors of its dtype and device, but of `shapes`.
+
+    `shapes(leaf)` is the shape of one tensor, or a list of those of a tuple of tensors. A `wide`
+    state is in float32 for leaves in half precision.
+    """
+    pairs: list[tuple[Tensor, Any]] = []
+    tree.map(lambda *pair: pairs.append(pair), like, state, names=(like_name, name))
+    for index, (leaf, found) in enumerate(pairs):
+        dtype = torch.promote_types(leaf.dtype, torch.float32) if wide else leaf.dtype
+        expected = shapes(leaf)
+        wrong = _unlike(found, expected, dtype, leaf.device)
+        if wrong is not None:
+            place = tree.path_strings(like, "")[index]
+            path, is_what, should_be = wrong
+            raise ValueError(
+                f"{name}{place}{path} is {is_what}, but {like_name}{place} is "
+                f"{_describe_leaf(leaf)}, with which goes {should_be}: this is the state of other "
+                "parameters, or a changed one."
+            )
+
+
+def _unlike(
+    found: Any,
+    expected: tuple[int, ...] | list[tuple[int, ...]],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[str, str, str] | None:
+    """Return where `found` is not as expected, what is there, and what should be."""
+    if isinstance(expected, list):
+        if type(found) is not tuple:
+            return "", _describe_leaf(found), f"a tuple of {len(expected)} tensors"
+        if len(found) != len(expected):
+            return "", f"a tuple of {len(found)}", f"one of {len(expected)} tensors"
+        for place, pair in enumerate(zip(found, expected, strict=True)):
+            if (wrong := _unlike(*pair, dtype, device)) is not None:
+                return f"[{place}]", *wrong[1:]
+        return None
+    is_tensor = isinstance(found, Tensor)
+    if is_tensor and (found.shape, found.dtype, found.device) == (expected, dtype, device):
+        return None
+    return "", _describe_leaf(found), f"a tensor of shape {tuple(expected)}, {dtype}, on {device}"
+
+
 _PLAIN = frozenset({Tensor, torch.nn.Parameter})
 _DTYPE, _SHAPE, _DEVICE, _IS_CPU = map(operator.attrgetter, ("dtype", "shape", "device", "is_cpu"))
 

@@ -60,10 +60,21 @@ class Selector:
     def _flags(self, structure: tree.Structure) -> tuple[Any, ...]:
         places = tree.unflatten(structure, range(structure.num_leaves))
         names = [".".join(map(str, path)) for path, _ in tree.leaves_with_path(places)]
-        flags = [self.mask(name) for name in names] if callable(self.mask) else self._spread(places)
+        flags = list(map(self._ask, names)) if callable(self.mask) else self._spread(places)
         for flag, name in zip(flags, names, strict=True):
             self.check(flag, f"{self.who} for {name!r}" if name else self.who)
         return tuple(flags)
+
+    def _ask(self, name: str) -> Any:
+        """Return what the function says of the leaf of that name."""
+        try:
+            return self.mask(name)
+        except Exception as error:
+            error.add_note(
+                f"{self.who}: the function receives the dotted name of one leaf, such as "
+                f"'conv1.weight', never the tree; it was given {name!r}."
+            )
+            raise
 
     def _spread(self, params: tree.PyTree) -> list[Any]:
         """Give each leaf the value of the mask that stands for it."""

@@ -6,8 +6,10 @@ are therefore computed with together, as one tensor with a leading axis.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from ..functional import tree
 from . import checks
 from .leafwise import stored, working
 
+_Result = TypeVar("_Result")
 #: Returns the parts of a stack, each in memory of its own.
 _unstacked: Callable[[Tensor], Sequence[Tensor]] = torch.unbind_copy  # type: ignore[assignment]
 #: Bytes of a leaf above which copying it into a stack costs more than calls of its own do.
@@ -50,15 +53,46 @@ def per_shape(
         tree.map(lambda *pair: None, first, given, names=(name, free_name))  # names the path
         columns.append(list(structure.flatten_up_to(given)))  # type: ignore[arg-type]
     computed: list[dict[int, Tensor]] = [{} for _ in range(results)]
-    for places in _stacks(columns):
-        lists = _on_stack(rule, [[column[place] for place in places] for column in columns])
-        for result, leaves in zip(computed, lists, strict=True):
-            result.update(zip(places, leaves, strict=True))
+    with full_precision(columns[0]):
+        for places in _stacks(columns):
+            lists = _on_stack(rule, [[column[place] for place in places] for column in columns])
+            for result, leaves in zip(computed, lists, strict=True):
+                result.update(zip(places, leaves, strict=True))
     trees_of_results = [
         tree.unflatten(structure, [result[place] for place in range(len(columns[0]))])
         for result in computed
     ]
     return trees_of_results[0] if results == 1 else tuple(trees_of_results)
+
+
+@contextlib.contextmanager
+def full_precision(leaves: Iterable[Tensor]) -> Iterator[None]:
+    """Leave autocast, which is for models: an optimizer's products are as precise as its state.
+
+    >>> x = torch.eye(2)
+    >>> with torch.autocast("cpu", torch.bfloat16), full_precision([x]):
+    ...     (x @ x).dtype
+    torch.float32
+    """
+    with contextlib.ExitStack() as left:
+        for device in {leaf.device.type for leaf in leaves}:
+            if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+                left.enter_context(torch.autocast(device, enabled=False))
+        yield
+
+
+def outside_autocast(update: Callable[..., _Result]) -> Callable[..., _Result]:
+    """Return the `update` of a transformation, to be run in full precision."""
+
+    @functools.wraps(update)
+    def outside(
+        updates: tree.PyTree, state: Any, params: tree.PyTree | None = None, **extra: object
+    ) -> _Result:
+        tensors = [leaf for leaf in tree.leaves(updates) if isinstance(leaf, Tensor)]
+        with full_precision(tensors):
+            return update(updates, state, params, **extra)
+
+    return outside
 
 
 def _on_stack(rule: Callable[..., Any], columns: list[list[Tensor]]) -> list[Sequence[Tensor]]:

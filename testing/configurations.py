@@ -38,6 +38,27 @@ def names(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     }
 
 
+def takes_any(function: Any) -> bool:
+    """Say whether `function` takes any parameter by name."""
+    if not callable(function) or isinstance(function, tuple):
+        return False
+    kinds = [parameter.kind for parameter in inspect.signature(function).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def taking(
+    parameters: Mapping[str, inspect.Parameter], function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Return `function`, which takes any parameter, with a signature that says which."""
+
+    def named(**given: Any) -> Any:
+        return function(**given)
+
+    rows = [row.replace(kind=inspect.Parameter.KEYWORD_ONLY) for row in parameters.values()]
+    named.__signature__ = inspect.Signature(rows)  # type: ignore[attr-defined]
+    return named
+
+
 def covering(
     recipe: Callable[..., Any],
     drawn: Collection[str],

@@ -32,20 +32,24 @@ def require_precision(steps: Steps, dtypes: Sequence[torch.dtype]) -> None:
     names = ", ".join([str(dtype).removeprefix("torch.") for dtype in dtypes])
     title = f"precision {names}"
     params = _narrow(case.params, dtypes)
-    like = params, steps.subject.at(case, 0).init(params), params
-    low = tree.map(lambda leaf, rows: rows.to(leaf.dtype), like, steps.many[:3])
+    template = params, steps.subject.at(case, 0).init(params), params
+    low = tree.map(lambda leaf, rows: rows.to(leaf.dtype), template, steps.many[:3])
     wide = tree.map(lambda rows, leaf: leaf.to(rows.dtype), steps.many[:3], low)
     starts = zip(unstacked(low, len(steps.starts)), steps.starts, strict=True)
     try:
         rows = [step(*start, *rest[3:]) for start, rest in starts]
+    except Counterexample:
+        raise
     except Exception as error:
         raise failing(steps, title, f"on leaves in {names}", error) from error
     for index, (updates, state) in zip(steps.chosen, rows, strict=True):
-        _require_dtypes(case, title, index, "updates", like[0], updates)
-        _require_dtypes(case, title, index, "state", like[1], state)
+        _require_dtypes(case, title, index, "updates", template[0], updates)
+        _require_dtypes(case, title, index, "state", template[1], state)
     many = (*wide, *steps.many[3:])
     exact, got = outcomes(step, many), stacked(rows)
-    allowed = allowed_of(step, many, exact, (low, got))
+    # What is kept in float64, a norm of all leaves say, was computed of narrow numbers.
+    like = tree.map(lambda leaf: leaf.float() if leaf.dtype is torch.float64 else leaf, (low, got))
+    allowed = allowed_of(step, many, exact, like)
     allowed = tree.map(_where_representable, allowed, exact, got)
     words = f"in {names} differ from the same step in float64"
     require_near(case, title, words, steps.chosen, got, exact, allowed)

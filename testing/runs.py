@@ -96,8 +96,11 @@ def run(subject: Subject, case: Case, *, watched: bool = True, resumed: bool = F
             made[rate] = subject.at(case, step)
         optimizer = made[rate]
         if step == 0:
+            before_init = tree.map(torch.clone, params)
             state = optimizer.init(params)
             record.states.append(state)
+            if not all(map(same, tree.leaves(before_init), tree.leaves(params))):
+                raise Counterexample("inputs", "init writes the parameters.", case, name="params")
             if watched:
                 _require_counts(case, state)
         extra = subject.extras(step, params, grads)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ from . import comparison
 from .problems import Case
 from .properties import from_difference
 from .report import Counterexample
-from .runs import Run, Subject, part_names
+from .runs import Run, Subject, part_names, same
 
 #: The updates and the state after a step, or after each of several, stacked.
 Outcome = tuple[Any, Any]
@@ -76,11 +77,38 @@ def step_of(subject: Subject, case: Case, **changed: Any) -> Callable[..., Outco
 
     def step(params: Any, state: Any, grads: Any, lr: Any, extra: Any) -> Outcome:
         given = {**case.hyperparameters, **changed}
-        optimizer = subject.make(**(given if lr is None else {**given, "lr": lr}))
-        updates, state = optimizer.update(grads, state, params, **extra)
+        given = given if lr is None else {**given, "lr": lr}
+        inputs = {"params": params, "state": state, "gradients": grads, "hyperparameters": given}
+        with unwritten(case, inputs):
+            updates, state = subject.make(**given).update(grads, state, params, **extra)
         return updates, state
 
     return step
+
+
+@contextlib.contextmanager
+def unwritten(case: Case, inputs: Any) -> Iterator[None]:
+    """Require that no tensor among the inputs is written, where tensors have values."""
+    leaves = [leaf for leaf in tree.leaves(inputs) if _has_value(leaf)]
+    before = [leaf.clone() for leaf in leaves]
+    yield
+    if not all(map(same, before, leaves)):
+        paths = [
+            path
+            for leaf, path in zip(
+                tree.leaves(inputs), tree.path_strings(inputs, "inputs"), strict=True
+            )
+            if _has_value(leaf)
+        ]
+        rows = zip(before, leaves, paths, strict=True)
+        path = next(path for old, new, path in rows if not same(old, new))
+        text = f"update writes its input: {path} has other values after it."
+        raise Counterexample("inputs", text, case, leaf=path)
+
+
+def _has_value(leaf: Any) -> bool:
+    """Say whether a leaf is a tensor, and not one that is batched or traced."""
+    return type(leaf) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(leaf)
 
 
 def _start(subject: Subject, run: Run, step: int) -> Start:

@@ -107,14 +107,29 @@ def check_optimizer(
     ...     check_optimizer(impatient, torch.optim.SGD, examples=1)
     ... except Counterexample as found:
     ...     print(found.property, found.step, found.expected, found.got)
-    reference 1 -1.0 -1.000001
+    reference 1 -0.001 -0.001000001
     """
     if not set(without) <= set(PROPERTIES):
         unknown = sorted(set(without) - set(PROPERTIES))
         raise ValueError(f"without: {unknown} not among {', '.join(PROPERTIES)}.")
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}.")
+    if shapes is not None and not problems.has_numbers(problems.of_shapes(shapes)):
+        raise ValueError(f"shapes: expected a leaf that is not empty, got {shapes!r}.")
+    if ours is reference:
+        raise VacuousError("check_optimizer: the rule is compared with itself.")
     subject, judge = as_subject(ours, extra), as_reference(reference, states or {})
+    if configurations.takes_any(ours):
+        takes = {**judge.takes, **subject.takes}
+        subject = subject._replace(make=configurations.taking(takes, ours), takes=takes)
     fixed, drawn = _given(subject, judge, hyperparameters or {})
     shared = set(subject.takes) & set(judge.takes) - set(drawn)
+    if subject.takes and judge.takes and not shared and not hyperparameters:
+        raise VacuousError(
+            f"check_optimizer: {subject.title} takes {', '.join(subject.takes)}, the reference "
+            f"{', '.join(judge.takes)}: with no name in common only defaults would be compared. "
+            "Give both the same names, or pass `hyperparameters`."
+        )
     rows = configurations.covering(subject.make, shared, fixed, _acceptor(subject, reference))
     examples = examples or _EXAMPLES[bool(hyperparameters)]
     trial = Trial(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -96,13 +97,13 @@ def scale_by_factored_rms(
         checks.non_negative("eps", eps)
 
     def init(params: tree.PyTree) -> ScaleByFactoredRmsState:
+        checks.trainable(params)
         checks.real("scale_by_factored_rms", params)
-        return ScaleByFactoredRmsState(
-            first_step(params),
-            row_var=tree.map(lambda p: _zeros(p, *p.shape[:-1], 1), params),
-            col_var=tree.map(lambda p: _zeros(p, *p.shape[:-2], 1, *p.shape[-1:]), params),
-            variance=tree.map(lambda p: p.new_zeros(0 if p.ndim > 1 else p.shape), params),
-        )
+
+        def zeros(shape: Callable[[Tensor], tuple[int, ...]]) -> tree.PyTree:
+            return tree.map(lambda leaf: leaf.new_zeros(shape(leaf)), params)
+
+        return ScaleByFactoredRmsState(first_step(params), *map(zeros, _SHAPES.values()))
 
     def update(
         updates: tree.PyTree,
@@ -126,9 +127,10 @@ def scale_by_factored_rms(
                 v = variance = torch.lerp(variance, g * g, w)
             return g * v.clamp(min=smallest * smallest).rsqrt(), row, col, variance
 
-        factors = state._asdict()
-        del factors["count"]
-        free = {f"state.{name}": factor for name, factor in factors.items()}
+        checks.trainable(updates, "updates")
+        free = {f"state.{name}": getattr(state, name) for name in _SHAPES}
+        for (name, average), shape in zip(free.items(), _SHAPES.values(), strict=True):
+            checks.state_tensors(name, average, "updates", updates, shape)
         updates, *averages = per_shape(rule, {"updates": updates}, free, results=4)
         return updates, ScaleByFactoredRmsState(count, *averages)
 
@@ -183,6 +185,7 @@ def scale_by_relative_step(
     checks.non_negative("weight_decay", weight_decay)
 
     def init(params: tree.PyTree) -> RelativeStepState:
+        checks.trainable(params)
         checks.real("scale_by_relative_step", params)
         return RelativeStepState(first_step(params))
 
@@ -278,9 +281,12 @@ def adafactor(
     )
 
 
-def _zeros(param: Tensor, *shape: int) -> Tensor:
-    """Return zeros for a factor of the second moment of a matrix, or an empty tensor."""
-    return param.new_zeros(shape if param.ndim > 1 else 0)
+#: The shapes of the averages that are kept for a leaf, each by its name in the state.
+_SHAPES: dict[str, Callable[[Tensor], tuple[int, ...]]] = {
+    "row_var": lambda leaf: (*leaf.shape[:-1], 1) if leaf.ndim > 1 else (0,),
+    "col_var": lambda leaf: (*leaf.shape[:-2], 1, leaf.shape[-1]) if leaf.ndim > 1 else (0,),
+    "variance": lambda leaf: (0,) if leaf.ndim > 1 else tuple(leaf.shape),
+}
 
 
 def _mean(x: Tensor, dim: int) -> Tensor:

@@ -156,9 +156,9 @@ def asgd(
     Read the averaged parameters with `optim.get(state, "ax")`; up to step `t0` they are the
     parameters. With `maximize` the gradient changes its sign, and both decays stay.
 
-    `eta` is kept in float64, where torch has the default dtype, ordinarily float32. A parameter that
-    became infinite becomes NaN in the next step, since both decays are added to it; in torch, which
-    multiplies by `1 - lambd eta_t`, it stays infinite.
+    `eta` is kept in float64, where torch has the default dtype, ordinarily float32. A parameter
+    that became infinite becomes NaN in the next step, since both decays are added to it; in torch,
+    which multiplies by `1 - lambd eta_t`, it stays infinite.
 
     Parameters
     ----------

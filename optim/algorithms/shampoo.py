@@ -11,6 +11,7 @@ from .. import checks
 from ..leafwise import Scalar, stored, working
 from ..moments import first_step
 from ..schedules import Schedule
+from ..stacking import outside_autocast
 from ..transformation import GradientTransformation
 from . import kronecker
 from .recipes import descent
@@ -74,12 +75,13 @@ def scale_by_shampoo(
     checks.count("precondition_frequency", precondition_frequency)
     checks.count("max_precond_dim", max_precond_dim)
 
-    def start(leaf: Tensor) -> kronecker.Factors:
-        def initial(size: int) -> Tensor:
-            ones = leaf.new_ones(size)
-            return eps * (ones if size > max_precond_dim else ones.diag())
+    def shapes(leaf: Tensor) -> list[tuple[int, ...]]:
+        sizes = leaf.shape or (1,)
+        return [(size,) if size > max_precond_dim else (size, size) for size in sizes]
 
-        return tuple([initial(size) for size in leaf.shape or (1,)])
+    def start(leaf: Tensor) -> kronecker.Factors:
+        ones = [leaf.new_ones(shape[0]) for shape in shapes(leaf)]
+        return tuple([eps * (x if len(x) > max_precond_dim else x.diag()) for x in ones])
 
     def init(params: tree.PyTree) -> ScaleByShampooState:
         checks.trainable(params)
@@ -87,6 +89,7 @@ def scale_by_shampoo(
         statistics = kronecker.of_leaves(start, params)
         return ScaleByShampooState(first_step(params), statistics, tree.zeros_like(statistics))
 
+    @outside_autocast
     def update(
         updates: tree.PyTree,
         state: ScaleByShampooState,
@@ -95,9 +98,10 @@ def scale_by_shampoo(
     ) -> tuple[tree.PyTree, ScaleByShampooState]:
         checks.state("scale_by_shampoo", state, ScaleByShampooState)
         checks.trainable(updates, "updates")
+        for name in ("statistics", "roots"):
+            factors = getattr(state, name)
+            checks.state_tensors(f"state.{name}", factors, "updates", updates, shapes, wide=True)
         structure, rows = kronecker.rows(updates, state.statistics)
-        for index, (g, factors) in enumerate(rows):
-            _check_factors(tree.path_strings(updates, "updates")[index], g, factors)
         added = [_added(working(g), factors) for g, factors in rows]
         statistics = tree.unflatten(structure, added)
         roots = cond(
@@ -198,11 +202,3 @@ def _rescaled(g: Tensor, roots: kronecker.Factors) -> Tensor:
     x = working(g)
     x = kronecker.apply(roots, x if x.ndim else x[None])
     return stored(x.reshape(g.shape), g.dtype)
-
-
-def _check_factors(path: str, g: Tensor, factors: kronecker.Factors) -> None:
-    if tuple([len(factor) for factor in factors]) != tuple(g.shape or (1,)):
-        raise ValueError(
-            f"{path} is a tensor of shape {tuple(g.shape)}, but the state was made for one of "
-            f"shape {tuple([len(factor) for factor in factors])}: they must agree."
-        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..leafwise import Rule, Scalar
 from ..pieces.averaging import ema
 from ..schedules import Schedule
@@ -116,6 +117,7 @@ def signum(
     >>> params
     {'w': tensor([0.])}
     """
+    checks.decay_rate("momentum", momentum)
     return descent(
         ema(momentum, debias=False),
         scale_by_sign(),

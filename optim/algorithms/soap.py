@@ -12,6 +12,7 @@ from .. import checks
 from ..leafwise import Scalar, stored, working
 from ..moments import bias_correction, first_moment, first_step, second_moment
 from ..schedules import Schedule
+from ..stacking import outside_autocast
 from ..transformation import GradientTransformation
 from . import kronecker
 from .recipes import descent
@@ -86,10 +87,13 @@ def scale_by_soap(
     ):
         checks.flag(name, value)
 
-    def start(leaf: Tensor) -> kronecker.Factors:
+    def shapes(leaf: Tensor) -> list[tuple[int, ...]]:
         is_plain = leaf.ndim == 1 and not precondition_1d
         sides = [0 if is_plain or size > max_precond_dim else size for size in leaf.shape]
-        return tuple([leaf.new_zeros(side, side) for side in sides])
+        return [(side, side) for side in sides]
+
+    def start(leaf: Tensor) -> kronecker.Factors:
+        return tuple([leaf.new_zeros(shape) for shape in shapes(leaf)])
 
     def init(params: tree.PyTree) -> ScaleBySoapState:
         checks.trainable(params)
@@ -128,6 +132,7 @@ def scale_by_soap(
     def wait(g: tree.PyTree, state: ScaleBySoapState) -> tuple[tree.PyTree, ...]:
         return tree.zeros_like(g), state.mu, state.nu
 
+    @outside_autocast
     def update(
         updates: tree.PyTree,
         state: ScaleBySoapState,
@@ -135,7 +140,11 @@ def scale_by_soap(
         **extra: object,
     ) -> tuple[tree.PyTree, ScaleBySoapState]:
         checks.state("scale_by_soap", state, ScaleBySoapState)
-        checks.same_leaves({"state.mu": state.mu, "updates": updates})
+        moments = {"state.mu": state.mu, "state.nu": state.nu}
+        checks.same_leaves({**moments, "updates": updates})
+        for name in ("statistics", "bases"):
+            factors = getattr(state, name)
+            checks.state_tensors(f"state.{name}", factors, "updates", updates, shapes, wide=True)
         is_first = state.count == 0
         moved, mu, nu = cond(is_first, wait, move, updates, state)
         structure, rows = kronecker.rows(updates, state.statistics)

@@ -280,6 +280,17 @@ REFUSALS = [
     (lambda: optim.scale_by_factored_rms(eps=-1.0), ValueError, "eps: expected"),
     (lambda: optim.scale_by_relative_step(min_scale=-1.0), ValueError, "min_scale: expected"),
     (
+        lambda: optim.adafactor().init({"w": torch.arange(3)}),
+        TypeError,
+        "params['w'] is a tensor of torch.int64; an optimizer moves",
+    ),
+    (lambda: optim.adafactor().init({"w": 1.0}), TypeError, "params['w'] is 1.0; an optimizer"),
+    (
+        lambda: optim.scale_by_relative_step().init({"w": torch.arange(2)}),
+        TypeError,
+        "params['w'] is a tensor of torch.int64",
+    ),
+    (
         lambda: optim.adafactor().init({"w": torch.ones(2, dtype=torch.complex64)}),
         TypeError,
         "params['w'] is a tensor of torch.complex64",
@@ -304,3 +315,21 @@ def test_what_update_refuses():
         optimizer.update(params, optim.adam().init(params), params)
     with pytest.raises(ValueError, match=r"state.row_var"):
         optimizer.update({"v": params["w"]}, state, {"v": params["w"]})
+
+
+@pytest.mark.parametrize(
+    ("leaf", "message"),
+    [
+        (torch.ones(4, 5), r"state\.row_var\['w'\] is a tensor of shape \(4, 1\).*\(2, 1\)"),
+        (torch.ones(2, 5), r"state\.col_var\['w'\] is a tensor of shape \(1, 5\).*\(1, 3\)"),
+        (torch.ones(3), r"state\.row_var\['w'\] is a tensor of shape \(0,\).*\(2, 1\)"),
+        (torch.ones(2, 3).double(), r"state\.row_var\['w'\] .*float64.*updates\['w'\].*float32"),
+    ],
+)
+def test_a_state_of_other_parameters_is_refused(leaf, message):
+    rescale, gradient = optim.scale_by_factored_rms(), {"w": torch.ones(2, 3)}
+    with pytest.raises(ValueError, match=message):
+        rescale.update(gradient, rescale.init({"w": leaf}))
+    state = rescale.init(gradient)
+    with pytest.raises(ValueError, match=r"state\.variance\['w'\] is 0\.0 \(float\)"):
+        rescale.update(gradient, state._replace(variance={"w": 0.0}))

@@ -316,3 +316,24 @@ def test_a_mask_is_asked_once_for_each_structure():
     params = make_params()
     assert selector.flags(params) == selector.flags(params) == (True,) * 4
     assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda mask: optim.masked(optim.sgd(), mask), "masked: mask"),
+        (optim.freeze, "mask"),
+        (
+            lambda labels: optim.partition({"a": optim.sgd()}, labels),
+            "partition: param_labels",
+        ),
+    ],
+)
+def test_what_a_function_of_the_tree_raises_says_what_it_was_given(make, argument):
+    """A mask of optax is a function of the parameters, not of a name."""
+    optimizer = make(lambda params: tree.map(lambda leaf: leaf.ndim > 1, params))
+    with pytest.raises(AttributeError, match="'str' object has no attribute 'ndim'") as raised:
+        optimizer.init(make_params())
+    (note,) = raised.value.__notes__
+    for part in (argument, "the dotted name of one leaf", "'conv1.weight'", "given 'conv.bias'"):
+        assert part in note

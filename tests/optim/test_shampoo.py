@@ -246,3 +246,56 @@ def test_what_update_refuses():
         optimizer.update({"w": torch.ones(3, 2)}, state)
     with pytest.raises(TypeError, match=r"scale_by_shampoo\.update: expected the state"):
         optimizer.update(params, (optim.EmptyState(), *state[1:]), params)
+
+
+def test_a_state_of_other_parameters_is_refused():
+    rescale, gradient = optim.scale_by_shampoo(), {"w": torch.ones(2, 3)}
+    state, wide = rescale.init(gradient), rescale.init(tree.cast(gradient, torch.float64))
+    other = rescale.init({"w": torch.ones(4, 5)})
+    for name in ("statistics", "roots"):
+
+        def update(place, name=name):
+            return rescale.update(gradient, state._replace(**{name: place}))
+
+        path = rf"state\.{name}\['w'\]"
+        with pytest.raises(
+            ValueError, match=rf"{path}\[0\] is .*\(4, 4\).*updates\['w'\].*\(2, 2\)"
+        ):
+            update(getattr(other, name))
+        with pytest.raises(ValueError, match=rf"{path}\[0\] is .*float64.*updates\['w'\].*float32"):
+            update(getattr(wide, name))
+        with pytest.raises(ValueError, match=rf"{path} is a tuple of 1, but .* of 2 tensors"):
+            update({"w": getattr(state, name)["w"][:1]})
+        with pytest.raises(ValueError, match=rf"state\.{name}.*'w'"):
+            update({"v": getattr(state, name)["w"]})
+
+
+def test_half_precision_may_have_a_state_in_float32():
+    rescale, gradient = optim.scale_by_shampoo(), {"w": torch.ones(2, 3, dtype=torch.bfloat16)}
+    updates, state = rescale.update(gradient, rescale.init(gradient))
+    assert updates["w"].dtype == torch.bfloat16
+    rescale.update(gradient, state)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, pf.jit(backend="eager"), pf.vmap])
+def test_autocast_is_for_models(transform):
+    start, gradients = problem(torch.float32, steps=4, shapes={"w": (4, 3), "v": (4, 3)})
+    if transform is pf.vmap:
+        start, *gradients = [tree.stack([given] * 2) for given in (start, *gradients)]
+    optimizer = optim.shampoo()
+    init = pf.vmap(optimizer.init) if transform is pf.vmap else optimizer.init
+
+    def run(enabled):
+        def autocast_update(grads, state, params):
+            with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                updates, state = optimizer.update(grads, state, params)
+                assert ((params["w"] @ params["w"].mT).dtype == torch.bfloat16) == enabled
+            return updates, state
+
+        update, params, state = transform(autocast_update), start, init(start)
+        for grads in gradients:
+            updates, state = update(grads, state, params)
+            params = optim.apply_updates(params, updates)
+        return tree.leaves((params, state))
+
+    assert all(map(torch.equal, run(True), run(False)))

@@ -46,3 +46,9 @@ def test_nan_and_infinity_are_not_hidden():
     signs, _ = optim.scale_by_sign().update(grads, optim.EmptyState())
     assert signs[0].isnan()
     assert signs[1:].tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("momentum", [-1.0, 1.0])
+def test_a_momentum_out_of_range_is_named(momentum):
+    with pytest.raises(ValueError, match=r"^momentum: expected a number in \[0, 1\), got"):
+        optim.signum(momentum=momentum)

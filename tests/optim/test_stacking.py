@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import purefn.functional as pf
 from purefn.functional import tree
 from purefn.optim import stacking
 from purefn.optim.stacking import per_shape
@@ -79,3 +80,20 @@ def test_a_leaf_that_differs_is_named():
         per_shape(lambda x, y: x + y, {"x": x, "y": {**x, "3": torch.ones(5).double()}})
     with pytest.raises(ValueError, match="factors"):
         per_shape(normalized, {"x": x}, {"factors": factors["0"]}, results=2)
+
+
+@pytest.mark.parametrize("transform", [lambda f: f, pf.jit(backend="eager"), pf.vmap])
+@pytest.mark.parametrize("shapes", [[(2, 2)], [(2, 2), (2, 2)], [(2, 2), (3, 3)]], ids=str)
+def test_autocast_is_for_models(transform, shapes):
+    generator = torch.Generator().manual_seed(0)
+    x = [torch.randn(shape, generator=generator) for shape in shapes]
+    x = tree.stack([x, x]) if transform is pf.vmap else x
+
+    def products(x, enabled):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            return per_shape(lambda stack: torch.lerp(stack, stack @ stack, 0.5), {"x": x})
+
+    found, expected = [
+        transform(lambda x, on=enabled: products(x, on))(x) for enabled in (True, False)
+    ]
+    assert all(map(torch.equal, found, expected))

@@ -219,3 +219,84 @@ def test_cases_are_the_same_every_time():
             check(wrong(lambda made: tree.map(torch.neg, made)), torch.optim.Adam)
         found.append(str(caught.value))
     assert found[0] == found[1]
+
+
+# ------------------------------------------------------------------------ inputs that are written
+
+
+def afterwards(act, make=optim.adam):
+    """Return a recipe that does `act(leaf)` to all it was given, after it has made its step."""
+
+    def recipe(**hyperparameters):
+        optimizer = make(**hyperparameters)
+
+        def update(updates, state, params=None, **extra):
+            made = optimizer.update(updates, state, params, **extra)
+            tree.map(act, (updates, state, params, hyperparameters.get("lr", 0.0)))
+            return made
+
+        return optim.GradientTransformation(optimizer.init, update)
+
+    return recipe
+
+
+def is_batched(leaf):
+    return torch._C._functorch.is_batchedtensor(leaf)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda leaf: leaf.dtype == torch.float32,
+        lambda leaf: leaf.dtype == torch.bfloat16,
+        is_batched,
+        lambda leaf: not is_batched(leaf) and not leaf.is_contiguous(),
+        lambda leaf: leaf.dtype == torch.float64 and leaf.ndim == 0 and leaf.item() == 1e-3,
+    ],
+    ids=["float32", "bfloat16", "batched", "strided", "learning rate"],
+)
+def test_an_input_written_in_one_way_to_run_only(when):
+    def act(leaf):
+        if isinstance(leaf, torch.Tensor) and leaf.is_floating_point() and when(leaf):
+            leaf.mul_(1.5)
+
+    with pytest.raises(Counterexample, match="writes its input"):
+        check_optimizer(afterwards(act), torch.optim.Adam)
+
+
+def test_init_writes_nothing():
+    def recipe(lr=1e-3):
+        optimizer = optim.sgd(lr)
+
+        def init(params):
+            return optimizer.init(tree.map(lambda leaf: leaf.clamp_(-0.4, 0.4), params))
+
+        return optim.GradientTransformation(init, optimizer.update)
+
+    with pytest.raises(Counterexample, match="init writes the parameters"):
+        check_optimizer(recipe, torch.optim.SGD)
+
+
+# --------------------------------------------------------------------------- what is compared
+
+
+def test_a_recipe_of_any_keywords_has_those_of_the_reference():
+    def recipe(**given):
+        return optim.sgd(**{**given, "weight_decay": 2 * given.get("weight_decay", 0)})
+
+    with pytest.raises(Counterexample) as caught:
+        check_optimizer(recipe, torch.optim.SGD)
+    assert caught.value.case.hyperparameters["weight_decay"]
+
+
+def test_names_that_nobody_shares_compare_nothing():
+    with pytest.raises(VacuousError, match="learning_rate"):
+        check_optimizer(lambda learning_rate=1e-3: optim.sgd(learning_rate), torch.optim.SGD)
+    with pytest.raises(VacuousError, match="with itself"):
+        check_optimizer(optim.sgd, optim.sgd)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"shapes": [(0,)]}, {"shapes": []}])
+def test_a_check_of_nothing_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"steps|shapes"):
+        check_optimizer(optim.sgd, torch.optim.SGD, **wrong)
