@@ -88,7 +88,7 @@ def corrected_direction(m: Tensor, v: Tensor, root_factor: Scalar, eps_t: Scalar
     what then stands before `sqrt(v)` and for `eps` are numbers, the `corrections` of the step.
 
     >>> factors = corrections(torch.tensor(1), b1=0.9, b2=0.99, eps=0.0)
-    >>> corrected_direction(torch.tensor([0.1]), torch.tensor([0.01]), *factors)
-    tensor([1.0000])
+    >>> corrected_direction(torch.tensor([0.2]), torch.tensor([0.01]), *factors)
+    tensor([2.])
     """
     return m / (v.sqrt() * root_factor + eps_t)

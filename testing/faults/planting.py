@@ -65,7 +65,7 @@ class Fault(NamedTuple):
 
     def reference(self, wrong: Recipe) -> Any:
         """Return what to compare the wrong recipe with."""
-        return wrong if self.itself else TORCH[self.rule]
+        return functools.partial(wrong) if self.itself else TORCH[self.rule]
 
 
 def substituted(rule: str, module: str, **wrong: Any) -> Plant:
