@@ -221,9 +221,9 @@ def _case(
     careful: bool,
 ) -> Case:
     """Return a case; a `careful` one has no zeros, no tiny gradients and no lr of 0."""
-    params, gradients = problems.problem(
-        shapes, trial.length, chance, zeros=not careful, tiny=not careful
-    )
+    # Squares of tiny numbers have few digits in float32, and without eps nothing hides that.
+    tiny = not careful and hyperparameters.get("eps", 1) != 0
+    params, gradients = problems.problem(shapes, trial.length, chance, zeros=not careful, tiny=tiny)
     case = Case(dict(hyperparameters), params, gradients)
     if trial.rates and number % 2:
         return _with_rates(trial, case, pause=number % 4 == 3 and not careful)
