@@ -18,10 +18,9 @@ from ..moments import (
     second_moment,
     zeros,
 )
-from ..pieces.decay import add_decayed_weights
-from ..pieces.scaling import scale, scale_by_learning_rate
 from ..schedules import Schedule
-from ..transformation import GradientTransformation, chain, elementwise
+from ..transformation import GradientTransformation, elementwise
+from .recipes import descent
 
 __all__ = [
     "ScaleByAdamState",
@@ -222,26 +221,17 @@ def adam(
     >>> optim.apply_updates(params, updates)
     {'w': tensor([0.9000])}
     """
-    checks.learning_rate("lr", lr)
-    checks.pair("betas", betas)
-    checks.decay_rate("betas[0]", betas[0])
-    checks.decay_rate("betas[1]", betas[1])
+    checks.betas("betas", betas)
     checks.non_negative("eps", eps)
-    checks.non_negative("weight_decay", weight_decay)
     checks.flag("amsgrad", amsgrad)
-    checks.flag("maximize", maximize)
-    checks.flag("decoupled_weight_decay", decoupled_weight_decay)
-    decays = isinstance(weight_decay, Tensor) or weight_decay != 0
-    decay = [add_decayed_weights(weight_decay)] if decays else []
     rescale = scale_by_amsgrad if amsgrad else scale_by_adam
-    parts = [
-        *([scale(-1)] if maximize else []),
-        *([] if decoupled_weight_decay else decay),
+    return descent(
         rescale(*betas, eps, mu_dtype=mu_dtype),
-        *(decay if decoupled_weight_decay else []),
-        scale_by_learning_rate(lr),
-    ]
-    return chain(*parts)
+        lr=lr,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=decoupled_weight_decay,
+        maximize=maximize,
+    )
 
 
 def adamw(

@@ -11,10 +11,9 @@ from ...functional import tree
 from .. import checks
 from ..leafwise import Rule, Scalar, Step, add_scaled
 from ..moments import first_step
-from ..pieces.decay import add_decayed_weights
-from ..pieces.scaling import scale, scale_by_learning_rate
 from ..schedules import Schedule
-from ..transformation import GradientTransformation, chain, elementwise
+from ..transformation import GradientTransformation, elementwise
+from .recipes import descent, is_zero
 
 __all__ = ["TraceState", "sgd", "trace"]
 
@@ -130,33 +129,20 @@ def sgd(
     >>> optim.apply_updates(params, updates)
     {'w': tensor([0.8000])}
     """
-    checks.learning_rate("lr", lr)
     checks.non_negative("momentum", momentum)
-    checks.non_negative("weight_decay", weight_decay)
     checks.flag("nesterov", nesterov)
-    checks.flag("maximize", maximize)
-    if nesterov and (_is_zero(momentum) or not _is_zero(dampening)):
+    if nesterov and (is_zero(momentum) or not is_zero(dampening)):
         raise ValueError(
             "nesterov: needs momentum > 0 and dampening = 0, got "
             f"momentum={momentum} and dampening={dampening}."
         )
-    parts = [
-        *([scale(-1)] if maximize else []),
-        *([] if _is_zero(weight_decay) else [add_decayed_weights(weight_decay)]),
-        *([] if _is_zero(momentum) else [trace(momentum, nesterov, dampening=dampening)]),
-        scale_by_learning_rate(lr),
-    ]
-    return chain(*parts)
+    rule = [] if is_zero(momentum) else [trace(momentum, nesterov, dampening=dampening)]
+    return descent(*rule, lr=lr, weight_decay=weight_decay, maximize=maximize)
 
 
 def _weight_of_gradient(count: Tensor, dampening: Scalar) -> tuple[Tensor, ...]:
     """Return 1 for the first gradient and `1 - dampening` from then on, or nothing without it."""
-    if _is_zero(dampening):
+    if is_zero(dampening):
         return ()
     later = torch.ones((), dtype=torch.float64, device=count.device) - dampening
     return (torch.where(count == 0, torch.ones_like(later), later),)
-
-
-def _is_zero(value: Scalar) -> bool:
-    """Say whether `value` is the number 0; of a tensor that cannot be known."""
-    return not isinstance(value, Tensor) and value == 0

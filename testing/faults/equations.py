@@ -41,6 +41,10 @@ def _in_adam(**wrong: Any) -> Plant:
     return substituted("adam", "algorithms.adam", **wrong)
 
 
+def _in_descent(rule: str, **wrong: Any) -> Plant:
+    return substituted(rule, "algorithms.recipes", **wrong)
+
+
 def _in_sgd(**wrong: Any) -> Plant:
     return substituted("sgd", "algorithms.sgd", **wrong)
 
@@ -165,14 +169,14 @@ def _turned(
 DECAY = {
     "decay forgotten": Fault(
         "sgd",
-        _in_sgd(add_decayed_weights=lambda decay: optim.identity()),
+        _in_descent("sgd", add_decayed_weights=lambda decay: optim.identity()),
     ),
     "decay coupled in AdamW": Fault("adamw", rewritten("adamw", _coupled)),
     "decay not scaled by the rate": Fault("adamw", rewritten("adamw", _after_the_rate)),
     "decay a thousandth too strong": Fault(
-        "adamw", substituted("adamw", "algorithms.adam", add_decayed_weights=_unscaled)
+        "adamw", _in_descent("adamw", add_decayed_weights=_unscaled)
     ),
-    "maximize without effect": Fault("sgd", _in_sgd(scale=lambda sign: optim.scale(1))),
+    "maximize without effect": Fault("sgd", _in_descent("sgd", scale=lambda sign: optim.scale(1))),
     "maximize turns the decay": Fault("sgd", rewritten("sgd", _turned)),
     "wrong sign": Fault("sgd", leaves("sgd", torch.neg)),
     "rate a millionth too small": Fault("sgd", leaves("sgd", lambda update: update * (1 - 1e-6))),
@@ -238,9 +242,7 @@ MOMENTUM = {
     "nesterov in the buffer": Fault("sgd", after("sgd", _into_the_buffer)),
     "rate in the momentum": Fault(
         "sgd",
-        substituted(
-            "sgd", "algorithms.sgd", chain=lambda *parts: optim.chain(parts[-1], *parts[:-1])
-        ),
+        _in_descent("sgd", chain=lambda *parts: optim.chain(parts[-1], *parts[:-1])),
     ),
     "momentum forgotten after forty-one steps": Fault("sgd", after("sgd", _reset), step=41),
 }
