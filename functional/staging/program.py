@@ -95,6 +95,9 @@ class Program:
 
     def __call__(self, leaves: list[Tensor]) -> tree.PyTree:
         """Run on the leaves of a call; the donated ones are used up if that succeeds."""
+        if torch._C._is_any_autocast_enabled():  # its casts are in the graph already
+            with torch._C._DisableAutocast():
+                return self(leaves)
         given = self._lend(leaves) if self._donated else leaves
         inputs = [*given, *self._captured] if self._captured else given
         values = self._run([*inputs] if self._reads is None else [inputs[i] for i in self._reads])
@@ -169,7 +172,8 @@ class Program:
         wanted = [j for j in range(len(results)) if j not in {*passed, *repeated}]
         graph.output_node().args = (tuple(results[j] for j in wanted),)
         inside = {wanted.index(j): i for j, i in buffers.items()}
-        compiled = compile_pure(graph, traced, settings, inside, self._donated)
+        with torch._C._DisableAutocast():
+            compiled = compile_pure(graph, traced, settings, inside, self._donated)
         fresh, computed = (
             [wanted[j] for j in part] for part in (compiled.fresh, compiled.computed)
         )

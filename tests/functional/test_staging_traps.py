@@ -260,3 +260,23 @@ def test_functions_that_differ_have_other_digests():
     for one, other in pairs:
         assert digest(one) != digest(other)
         assert digest(one) == digest(one)
+
+
+@pytest.mark.parametrize(
+    "backend", ["eager", "aot_eager", pytest.param("inductor", marks=pytest.mark.slow)]
+)
+def test_autocast_casts_once(backend):
+    """What was recorded where autocast is off is not cast when the program runs."""
+
+    def fun(x, w):
+        with torch.autocast("cpu", enabled=False):
+            exact = x @ w
+        return exact, x @ w
+
+    generator = torch.Generator().manual_seed(0)
+    x, w = torch.randn(4, 3, generator=generator), torch.randn(3, 5, generator=generator)
+    staged = pf.jit(fun, backend=backend)
+    with torch.autocast("cpu", torch.bfloat16):
+        exact, rounded = staged(x, w)
+    torch.testing.assert_close(exact, x @ w)
+    assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
