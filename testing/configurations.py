@@ -8,19 +8,21 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-#: For each name, values that are tried besides the default.
+#: For each name, values that are tried besides the default. None is a half, which is what it leaves
+#: of 1, and no two that are taken together are the same: what is mistaken for the other would not
+#: show.
 _VALUES: Mapping[str, Sequence[Any]] = {
     "lr": (0.1, 0.7),
     "eps": (1e-3, 0.0, 1e-8),
-    "weight_decay": (0.1, 0.0),
-    "momentum": (0.9, 0.5, 0.0),
-    "dampening": (0.5, 0.0),
-    "alpha": (0.5, 0.9),
-    "rho": (0.5, 0.95),
-    "lr_decay": (0.1, 0.0),
-    "initial_accumulator_value": (0.5, 0.0),
+    "weight_decay": (0.13, 0.0),
+    "momentum": (0.9, 0.6, 0.0),
+    "dampening": (0.3, 0.0),
+    "alpha": (0.65, 0.92),
+    "rho": (0.65, 0.95),
+    "lr_decay": (0.07, 0.0),
+    "initial_accumulator_value": (0.3, 0.0),
     "t0": (10.0,),
-    "lambd": (0.1, 0.0),
+    "lambd": (0.11, 0.0),
     "etas": ((0.3, 1.7),),
     "step_sizes": ((1e-2, 0.2),),
     "momentum_decay": (0.3, 0.0),
@@ -68,12 +70,13 @@ def covering(
     """Return sets of hyperparameters that have every pair of values of two of them.
 
     Of the names in `drawn`, values are chosen by name and default; `given` are in every set. The
-    first set is `given` alone, the second has the most options on. Sets that the rule does not
-    accept are left out.
+    first set is `given` alone, the second has the most options on. What has its default is not
+    named, so that a wrong default shows. Sets that the rule does not accept are left out.
     """
+    parameters = names(recipe)
     options = {
         name: _options(parameter)
-        for name, parameter in names(recipe).items()
+        for name, parameter in parameters.items()
         if name in drawn and name not in given
     }
     options = {name: values for name, values in options.items() if len(values) > 1}
@@ -88,7 +91,8 @@ def covering(
     while missing:
         best = max(candidates, key=lambda row: len(_pairs(row) & missing))
         missing -= _pairs(best)
-        chosen.append({**given, **best})
+        named = {key: value for key, value in best.items() if value != parameters[key].default}
+        chosen.append({**given, **named})
     return [chosen[0], *sorted(chosen[1:], key=_options_used, reverse=True)]
 
 
@@ -111,10 +115,11 @@ def _options(parameter: inspect.Parameter) -> list[Any]:
         return [default, not default]
     if parameter.name == "betas" and isinstance(default, tuple):
         # With sqrt(b2) < b1 the steps of Adam have no bound.
-        return [default, (0.5, *[0.9] * (len(default) - 1)), (0.0,) * len(default)]
+        later = [0.93, 0.88, 0.97][: len(default) - 1]
+        return [default, (0.6, *later), (0.0,) * len(default)]
     known = _VALUES.get(parameter.name, ())
     if known and isinstance(default, tuple) == isinstance(known[0], tuple) and default is not None:
         return start + [value for value in known if value != default]
     if isinstance(default, float):
-        return [default, default / 2] if default else [default, 0.1]
+        return [default, 0.6 * default] if default else [default, 0.12]
     return start

@@ -219,6 +219,11 @@ def _reset(step: Step) -> Any:
     return step.updates, with_part(step.after, "trace", lambda leaf: (leaf * kept).to(leaf.dtype))
 
 
+def _complement(count: Tensor, dampening: Any) -> tuple[Tensor, ...]:
+    """Weigh later gradients by the dampening."""
+    return (torch.where(count == 0, 1.0, torch.ones_like(count).double() * dampening),)
+
+
 MOMENTUM = {
     "first gradient dampened": Fault(
         "sgd",
@@ -231,6 +236,11 @@ MOMENTUM = {
     "dampening without effect": Fault(
         "sgd",
         _in_sgd(_weight_of_gradient=lambda count, dampening: ()),
+        step=2,
+    ),
+    "dampening taken for what it leaves": Fault(
+        "sgd",
+        _in_sgd(_weight_of_gradient=_complement),
         step=2,
     ),
     "nesterov without looking ahead": Fault(

@@ -187,7 +187,7 @@ REFUSALS = [
     (lambda: optim.scale_by_ademamix(b3=1.0), "b3: expected"),
     (lambda: optim.adopt(weight_decay=-1.0), "weight_decay: expected"),
     (lambda: optim.scale_by_adopt(b2=1.0), "b2: expected"),
-    (lambda: optim.signum(momentum=1.0), "decay: expected"),
+    (lambda: optim.signum(momentum=1.0), "momentum: expected"),
     (lambda: optim.sign_sgd(lr=-1.0), "lr: expected"),
     (lambda: optim.sm3(lr=1.0, momentum=1.0), "momentum: expected"),
     (lambda: optim.scale_by_sm3(b2=1.1), "b2: expected"),
