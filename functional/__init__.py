@@ -1,10 +1,10 @@
 """Everything that computes.
 
 The transforms stand here (`pf.jit`, `pf.grad`, `pf.vmap`, ...); `tree`, `random`, `nn`, `losses`,
-`initializers` and `metrics` are modules of their own.
+`initializers`, `metrics` and `curvature` are modules of their own.
 """
 
-from . import initializers, losses, metrics, nn, random, tree
+from . import curvature, initializers, losses, metrics, nn, per_example, random, tree
 from .abstract import ShapeDtype, eval_shape
 from .autodiff import (
     grad,
@@ -41,6 +41,7 @@ __all__ = [
     "TraceError",
     "UncompiledWarning",
     "cond",
+    "curvature",
     "disable_jit",
     "eval_shape",
     "explain_retraces",
@@ -58,6 +59,7 @@ __all__ = [
     "map",
     "metrics",
     "nn",
+    "per_example",
     "random",
     "remat",
     "scan",

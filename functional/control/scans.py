@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -112,7 +114,7 @@ def scan(
         y_leaves, outputs.structure = tree.flatten(y)
         return (*tree.leaves(new), *y_leaves)
 
-    run = _eager if recorder() is None else _staged
+    run = _eager if recorder() is None or length <= _unrolled.get() else _staged
     carry_leaves, ys = run(step, init_leaves, xs_leaves, length, reverse, unroll)
     carry = tree.unflatten(carry_structure, carry_leaves)
     return carry, tree.unflatten(outputs.structure, ys)
@@ -172,6 +174,19 @@ def map(  # noqa: A001 - JAX's name
         return results
     rest = vmap(f)(tree.map(lambda x: x[whole:], xs))
     return tree.map(lambda y, z: torch.cat([y, z]), results, rest)
+
+
+@contextlib.contextmanager
+def unrolled(length: int) -> Iterator[None]:
+    """Trace loops of at most `length` steps step by step, so that a graph shows them."""
+    token = _unrolled.set(length)
+    try:
+        yield
+    finally:
+        _unrolled.reset(token)
+
+
+_unrolled = contextvars.ContextVar("unrolled", default=-1)
 
 
 class _Outputs:

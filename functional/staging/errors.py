@@ -218,7 +218,12 @@ def _passed_numpy(error: Exception) -> bool:
 
 def _place(error: Exception) -> str:
     """Say which line of the user's is the innermost of where `error` was raised."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if _is_own(Path(f.filename))]
+    return line_of(traceback.extract_tb(error.__traceback__))
+
+
+def line_of(stack: traceback.StackSummary) -> str:
+    """Say which line of the user's is the innermost of a stack."""
+    frames = [frame for frame in stack if _is_own(Path(frame.filename))]
     # A library is only named where the user's own code is installed like one.
     own = [f for f in frames if "site-packages" not in Path(f.filename).parts] or frames
     if not own:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
@@ -74,6 +75,17 @@ def stand_in(mode: FakeTensorMode, tensor: Tensor) -> FakeTensor:
 def recorder() -> Recorder | None:
     """Return what records the tensor operations of this moment, if `jit` is tracing."""
     return _active.recorders[-1] if _active.recorders else None
+
+
+@contextlib.contextmanager
+def untraced() -> Iterator[None]:
+    """Compute with values, whatever is traced, differentiated or mapped around."""
+    before, _active.recorders = _active.recorders, []
+    try:
+        with _disable_current_modes(), temporarily_clear_interpreter_stack():
+            yield
+    finally:
+        _active.recorders = before
 
 
 class _Active(threading.local):
