@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from . import backends, graphs, schedule, tails
+from .contractions import contract
 from .control import is_control
 from .tracing import Trace
 
@@ -18,6 +19,29 @@ class Settings(NamedTuple):
 
     backend: backends.Backend
     options: Mapping[str, Any]
+    #: Whether per-example products are summed in the order in which they need not be formed.
+    contracts: bool = True
+
+
+def settings_of(
+    backend: backends.Backend, mode: str | None, options: Mapping[str, Any] | None
+) -> Settings:
+    """Return the settings for arguments of `jit`; all options but one are inductor's.
+
+    Raises
+    ------
+    TypeError
+        `contract_per_example` is not a bool.
+    ValueError
+        There is no such mode or option.
+    """
+    given = dict(options or {})
+    contracts = given.pop("contract_per_example", True)
+    if not isinstance(contracts, bool):
+        raise TypeError(
+            f"jit: options['contract_per_example']: expected True or False, got {contracts!r}."
+        )
+    return Settings(backend, backends.compile_options(mode, given), contracts)
 
 
 class Compiled(NamedTuple):
@@ -53,6 +77,8 @@ def compile_pure(
     has_control = any(is_control(node) for node in graph.nodes)
     to_inductor = settings.backend == "inductor" and not has_control
     graph = graphs.functional(graph, traced.mode)
+    if settings.contracts:
+        graph = contract(graph, traced.mode).graph
     if to_inductor:
         graph = graphs.decompose(graph, traced.mode, backends.decompositions())
         graph = graphs.without_repetition(graph)
@@ -68,7 +94,9 @@ def compile_pure(
         written = _write_at_end(graph, inside)
         reads = _drop_unused(graph)
         places = [reads.index(i) for i in written]
-        run = backends.compile_graph(graph, traced.mode, *settings, written=places)
+        run = backends.compile_graph(
+            graph, traced.mode, settings.backend, settings.options, written=places
+        )
     return Compiled(
         run,
         reads,

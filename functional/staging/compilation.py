@@ -18,8 +18,8 @@ from torch import Tensor
 from torch._C._dynamo.guards import GlobalStateGuard, TensorGuards
 
 from .. import tree
-from . import arguments, backends, donation, persistence
-from .assembly import Settings
+from . import arguments, donation, persistence
+from .assembly import Settings, settings_of
 from .containers import Reader, reader
 from .errors import UncompiledWarning
 from .kinds import Kind, kind_of
@@ -274,7 +274,10 @@ def jit(
         tensor has their shape, layout, dtype and device; the caller's donated tensors are used up,
         and raise when used again.
     backend, mode, options
-        As in `torch.compile`; `mode` is for the backend "inductor".
+        As in `torch.compile`; `mode` is for the backend "inductor". One option is `jit`'s own:
+        `{"contract_per_example": False}` leaves per-example gradients in the order in which they
+        are written, where otherwise those that are only squared and summed, or weighted and summed,
+        are never formed (`lower(...).graph(contracted=True)` shows what is computed instead).
     check_purity
         For debugging: at every call also run `fun` itself, twice and on copies, and raise a
         `PurityError` that names the output which differs and the variable that has changed since
@@ -324,7 +327,7 @@ def jit(
     if not callable(fun):
         raise TypeError(f"jit: expected a function, got {type(fun).__name__}.")
     names = arguments.signature(fun, static_argnums, static_argnames, donate_argnums)
-    settings = Settings(backend, backends.compile_options(mode, options))
+    settings = settings_of(backend, mode, options)
     return (CheckedJitted if check_purity else Jitted)(fun, names, settings)
 
 

@@ -57,17 +57,35 @@ def decompose(
     graph: fx.Graph, mode: FakeTensorMode, table: Mapping[Any, Callable[..., Any]]
 ) -> fx.Graph:
     """Return the graph in the terms that `table` leaves; only what it rewrites is run again."""
-    recorder = _recorder_of(graph, mode, table)
+
+    def again(node: fx.Node) -> Callable[[], Any]:
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        return lambda: node.target(*args, **kwargs)  # type: ignore[operator]
+
+    instead = {node: again(node) for node in graph.nodes if node.target in table}
+    return replace(graph, mode, instead, table)
+
+
+def replace(
+    graph: fx.Graph,
+    mode: FakeTensorMode,
+    instead: Mapping[fx.Node, Callable[[], Any]],
+    table: Mapping[Any, Callable[..., Any]] | None = None,
+) -> fx.Graph:
+    """Return the graph with some nodes computed otherwise, by functions of the values before them.
+
+    What these call is written in the terms that `table` leaves.
+    """
+    recorder = _recorder_of(graph, mode, table or {})
     stands_for: dict[fx.Node, Any] = dict(
         zip(placeholders(graph), placeholders(recorder.graph), strict=True)
     )
     for node in graph.nodes:
         if node.op != "call_function" or node in stands_for:
             continue
-        if node.target in table:
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])
+        if node in instead:
             with recorder.recording():
-                result = node.target(*args, **kwargs)
+                result = instead[node]()
             for place, part in _parts(node, result):
                 stands_for[place] = recorder.node(part)
                 recorder.bind(place.meta["val"], stands_for[place])

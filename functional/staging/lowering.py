@@ -12,8 +12,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import tree
 from ..abstract import ShapeDtype
-from . import arguments, backends, inspection, kinds
-from .assembly import Settings
+from . import arguments, backends, graphs, inspection, kinds
+from .assembly import Settings, copied
+from .contractions import contract
 from .cost import Cost, cost
 from .errors import OUTLIVED, compiling
 from .inspection import Graph
@@ -110,9 +111,20 @@ class Lowered:
         with _disable_current_modes():
             self._traced = trace_kind(names, self._leaves, structure, static)
 
-    def graph(self) -> Graph:
-        """Return the operators that the function calls."""
-        return inspection.view(self._traced, self._names, self._structure)
+    def graph(self, *, contracted: bool = False) -> Graph:
+        """Return the operators that the function calls.
+
+        With `contracted`, those that are compiled: writes are removed, and per-example products
+        that need not be formed are contracted in another order.
+        """
+        traced = self._traced
+        if contracted:
+            with revived(traced.mode):
+                graph = graphs.functional(copied(traced.graph), traced.mode)
+                if self._settings.contracts:
+                    graph = contract(graph, traced.mode).graph
+            traced = traced._replace(graph=graph)
+        return inspection.view(traced, self._names, self._structure)
 
     def cost(self) -> Cost:
         """Return how many operations and bytes the graph takes, operator by operator.
