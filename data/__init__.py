@@ -8,11 +8,13 @@ from .embedded import digits
 from .extras import import_pillow, import_torchvision
 from .folder import image_folder
 from .normalization import STATISTICS, Statistics, channel_statistics, normalize
+from .poisson import PoissonBatches, poisson_batches
 
 __all__ = [
     "STATISTICS",
     "Batches",
     "Dataset",
+    "PoissonBatches",
     "Statistics",
     "batches",
     "cache_folder",
@@ -28,6 +30,7 @@ __all__ = [
     "load_checkpoint",
     "mnist",
     "normalize",
+    "poisson_batches",
     "save_checkpoint",
     "write_whole",
 ]

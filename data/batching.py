@@ -157,10 +157,10 @@ def batches(
     (4, 1, True)
     """
     rows = (dataset.images, dataset.labels) if isinstance(dataset, Dataset) else dataset
-    size = _leading_length(rows)
-    _check_count("batch_size", batch_size, minimum=1)
-    _check_count("epochs", epochs, minimum=0)
-    _check_count("start_step", start_step, minimum=0)
+    size = leading_length("batches", rows)
+    check_count("batches", "batch_size", batch_size, minimum=1)
+    check_count("batches", "epochs", epochs, minimum=0)
+    check_count("batches", "start_step", start_step, minimum=0)
     if not isinstance(drop_last, bool):
         raise TypeError(f"batches: expected drop_last to be True or False, got {drop_last!r}.")
     if drop_last and batch_size > size:
@@ -170,7 +170,7 @@ def batches(
         )
     if key is not None:
         check_key("batches", key)
-    place = None if device is None else _usable(device)
+    place = None if device is None else usable("batches", device)
     result: Batches[Any] = Batches(
         rows, size, batch_size, key, epochs, start_step, place, drop_last
     )
@@ -183,36 +183,37 @@ def batches(
     return result
 
 
-def _usable(device: torch.device | str) -> torch.device:
+def usable(who: str, device: torch.device | str) -> torch.device:
     """Return the device, refusing one on which nothing can be put."""
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # AssertionError: torch built without CUDA
-        raise RuntimeError(f"batches: device {str(device)!r} cannot be used: {error}") from error
+        raise RuntimeError(f"{who}: device {str(device)!r} cannot be used: {error}") from error
 
 
-def _check_count(name: str, value: int, minimum: int) -> None:
+def check_count(who: str, name: str, value: int, minimum: int) -> None:
+    """Refuse what is no int, or one below `minimum`."""
     if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"batches: expected {name} to be an int, got {value!r}.")
+        raise TypeError(f"{who}: expected {name} to be an int, got {value!r}.")
     if value < minimum:
-        raise ValueError(f"batches: expected {name} to be at least {minimum}, got {value}.")
+        raise ValueError(f"{who}: expected {name} to be at least {minimum}, got {value}.")
 
 
-def _leading_length(rows: tree.PyTree) -> int:
+def leading_length(who: str, rows: tree.PyTree) -> int:
     """Return the common leading length of all leaves, refusing whatever has none."""
     leaves, names = tree.leaves(rows), tree.path_strings(rows, "dataset")
     if not leaves:
-        raise ValueError("batches: expected a dataset with at least one tensor, got none.")
+        raise ValueError(f"{who}: expected a dataset with at least one tensor, got none.")
     for leaf, name in zip(leaves, names, strict=True):
         if not isinstance(leaf, Tensor):
-            raise TypeError(f"batches: expected {name} to be a tensor, got {leaf!r}.")
+            raise TypeError(f"{who}: expected {name} to be a tensor, got {leaf!r}.")
         if leaf.ndim == 0:
-            raise ValueError(f"batches: expected {name} to have rows, got a 0-d tensor.")
+            raise ValueError(f"{who}: expected {name} to have rows, got a 0-d tensor.")
         if len(leaf) != len(leaves[0]):
             raise ValueError(
-                f"batches: the lengths differ: {names[0]} has {len(leaves[0])} rows, "
+                f"{who}: the lengths differ: {names[0]} has {len(leaves[0])} rows, "
                 f"{name} has {len(leaf)}."
             )
     if len(leaves[0]) == 0:
-        raise ValueError("batches: expected a dataset with at least one row, got none.")
+        raise ValueError(f"{who}: expected a dataset with at least one row, got none.")
     return len(leaves[0])

@@ -6,12 +6,14 @@ An optimizer is a `GradientTransformation`, a pair of pure functions; `chain` ma
 - `algorithms`      update rules, one file a family: the equation, its piece and its recipe
 - `pieces`          what is composed with every rule: scaling, decay, clipping
 - `schedules`       learning rates as functions of the step
+- `privacy`         noise for clipped gradients, and what it costs
 - `projections`     the nearest parameters of a set
 - `moments`, `leafwise`, `checks`  what all of them are written with
 
 Each module says in its `__all__` what of it is public.
 """
 
+from . import privacy as privacy
 from . import projections as projections
 from . import schedules as schedules
 from . import tree as tree

@@ -111,6 +111,23 @@ class _Elementwise:
         return take(self.step(state, params), updates, self.memory)
 
 
+class Aggregation:
+    """The `update` of a transformation that makes gradients of something else: a sum and its bound.
+
+    It comes first in a chain, and itself sees that what it makes matches the parameters.
+    """
+
+    __name__ = "update"  # what errors call it
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    def __call__(
+        self, updates: Any, state: State, params: PyTree | None = None, **extra: Any
+    ) -> tuple[PyTree, State]:
+        return self.update(updates, state, params, **extra)
+
+
 def stateless_elementwise(
     rule: Callable[[PyTree | None], Rule], name: str
 ) -> GradientTransformation:
@@ -173,12 +190,13 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     runs = _runs([part.update for part in transformations])
     if len(runs) == 1 and isinstance(runs[0][1], _Elementwise):
         return GradientTransformation(init, runs[0][1])
+    aggregates = bool(runs) and isinstance(runs[0][1], Aggregation)
 
     def update(
         updates: PyTree, state: tuple[State, ...], params: PyTree | None = None, **extra: Any
     ) -> tuple[PyTree, tuple[State, ...]]:
         checks.chain_state(state, len(transformations))
-        if params is not None:
+        if params is not None and not aggregates:
             checks.same_leaves({"params": params, "updates": updates})
         new_state: list[State] = []
         for places, run in runs:
@@ -190,7 +208,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
                 new_state.append(part_state)
         return updates, tuple(new_state)
 
-    return GradientTransformation(init, update)
+    return GradientTransformation(init, Aggregation(update) if aggregates else update)
 
 
 def _runs(updates: Sequence[Update]) -> list[tuple[slice, Update]]:
