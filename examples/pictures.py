@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import torch
-from matplotlib import pyplot
+from matplotlib import pyplot, ticker
 from torch import Tensor
 
 from purefn import data
@@ -77,6 +79,175 @@ def draw_confusion(confusion: Tensor, classes: tuple[str, ...], path: Path) -> N
                     color = "white" if share[row, column] > 0.5 else "black"
                     axes.text(column, row, count, ha="center", va="center", color=color, fontsize=9)
     _save(figure, path)
+
+
+def draw_privacy(
+    histories: dict[float, list[tuple[float, float]]],
+    without_noise: float,
+    delta: float,
+    path: Path,
+) -> None:
+    """Draw the accuracy of private runs against the epsilon spent, a line for each noise level."""
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    axes.axhline(100 * without_noise, color="0.4", linestyle="--", linewidth=1)
+    axes.annotate(
+        f"without noise: {without_noise:.1%}",
+        *((0.01, 100 * without_noise), (0, 4)),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )
+    for (level, history), color in zip(histories.items(), _shades(len(histories)), strict=True):
+        epsilons, accuracies = zip(*history, strict=True)
+        percent = [100 * accuracy for accuracy in accuracies]
+        axes.plot(epsilons, percent, "o-", color=color, markersize=4, label=f"{level:g}")
+        axes.plot(epsilons[-1], percent[-1], "o", color=color, markersize=9)
+    axes.set(
+        title="What accuracy does an epsilon buy?",
+        xlabel=f"epsilon spent, at delta {delta:g}: further left is more private",
+        ylabel="test accuracy (%)",
+        xscale="log",
+    )
+    _number(axes.xaxis)
+    axes.grid(alpha=0.3)
+    axes.legend(title="noise multiplier", loc="lower right")
+    _save(figure, path)
+
+
+def draw_found(found: dict[str, list[int]], count: int, path: Path) -> None:
+    """Draw how many of `count` flipped labels are among the first k images of each ranking."""
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    total = len(next(iter(found.values())))
+    shown = min(4 * count, total)
+    axes.plot([0, count, shown], [0, count, count], color="0.7", label="the best there is")
+    for name, numbers in found.items():
+        axes.plot(range(shown + 1), [0, *numbers[:shown]], label=name, linewidth=2)
+    axes.plot([0, shown], [0, shown * count / total], ":", color="0.4", label="in random order")
+    axes.axvline(count, color="0.7", linewidth=1, linestyle="--")
+    axes.set(
+        title="How many of the flipped labels are among the most suspicious images?",
+        xlabel=f"images looked at, of {total:,}",
+        ylabel=f"flipped labels found, of {count}",
+        xlim=(0, shown),
+        ylim=(0, None),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right")
+    _save(figure, path)
+
+
+def draw_suspects(
+    given: data.Dataset, truth: Tensor, suspects: Tensor, score: str, path: Path
+) -> None:
+    """Draw images from the most suspicious on, framed by whether their label was flipped."""
+    shown = suspects[:96].tolist()
+    columns = min(len(shown), 12)
+    rows = -(-len(shown) // columns)
+    figure, axes = pyplot.subplots(
+        *(rows, columns),
+        figsize=(max(columns, 8), 1.25 * rows + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    right = sum(int(given.labels[index] == truth[index]) for index in shown)
+    figure.suptitle(
+        f"The {len(shown)} most suspicious by {score}: "
+        f"{len(shown) - right} flipped labels (black), {right} that were right (red)"
+    )
+    for place in axes.flat[len(shown) :]:
+        place.axis("off")
+    for place, index in zip(axes.flat, shown, strict=False):
+        image = _visible(given.images[index])
+        place.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        label, true = (given.classes[int(labels[index])] for labels in (given.labels, truth))
+        is_right = label == true
+        color = "tab:red" if is_right else "black"
+        place.set_title(f"{label}" if is_right else f"{label}, is {true}", color=color, fontsize=9)
+        place.set(xticks=[], yticks=[])
+        for side in place.spines.values():
+            side.set(color=color, linewidth=3 if is_right else 1)
+    _save(figure, path)
+
+
+def draw_noise_scale(
+    losses: Sequence[float],
+    scales: Sequence[float],
+    batch_size: int,
+    moments: Sequence[int],
+    path: Path,
+) -> None:
+    """Draw the noise scale over the steps, against the batch size used, and mark the moments."""
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    first = len(scales) // 50  # averages of few steps are no estimate yet
+    # Where noise drowns it, the estimate of |G|^2 comes out negative; nothing is drawn there.
+    positive = [scale if scale > 0 else math.nan for scale in scales]
+    axes.plot(range(first + 1, len(scales) + 1), positive[first:], color="0.55", linewidth=1.2)
+    axes.axhline(batch_size, color="tab:red", linestyle="--", linewidth=1)
+    axes.annotate(
+        f"batch size used: {batch_size}",
+        *((1, batch_size), (-6, -12)),
+        color="tab:red",
+        ha="right",
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+    )
+    for moment, color in zip(moments, _shades(len(moments)), strict=True):
+        scale, loss = scales[moment - 1], losses[moment - 1]
+        axes.plot(moment, scale, "o", color=color, markersize=9)
+        axes.annotate(
+            f"{scale:.0f}, at a loss of {loss:.2g}",
+            *((moment, scale), (0, -24) if moment == len(scales) else (0, 14)),
+            ha="right" if moment == len(scales) else "left",
+            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
+            textcoords="offset points",
+        )
+    shown = [batch_size, *(scale for scale in positive[first:] if scale > 0)]
+    axes.set(
+        title="How large a batch is worth its price, as training goes on?",
+        xlabel="step",
+        ylabel="noise scale tr(Σ) / |G|² (examples)",
+        yscale="log",
+        ylim=(min(shown) / 1.5, max(shown) * 1.5),
+    )
+    _number(axes.yaxis)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_signal(
+    scales: dict[int, float], sizes: Sequence[int], measured: dict[int, list[float]], path: Path
+) -> None:
+    """Draw the share of signal in the gradients of batches, measured and as the scale predicts."""
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    fine = torch.logspace(0, math.log10(sizes[-1]), 100).tolist()
+    for (step, scale), color in zip(scales.items(), _shades(len(scales)), strict=True):
+        axes.plot(fine, [1 / (1 + scale / size) for size in fine], color=color, linewidth=1.5)
+        label = f"step {step}, noise scale {scale:.0f}"
+        axes.plot(sizes, measured[step], "o", color=color, label=label)
+    axes.plot([], [], color="0.4", label="predicted: 1 / (1 + noise scale / B)")
+    axes.plot([], [], "o", color="0.4", label="measured")
+    axes.set(
+        title="How much of a batch's gradient is signal?",
+        xlabel="batch size B (examples)",
+        ylabel="|G|² / mean |gradient of a batch|²",
+        xscale="log",
+        ylim=(0, 1),
+    )
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def _shades(count: int) -> list[Any]:
+    """Return colours from early to late."""
+    return [pyplot.get_cmap("viridis")(0.05 + 0.8 * at / max(count - 1, 1)) for at in range(count)]
+
+
+def _number(axis: Any) -> None:
+    """Label a logarithmic axis 1, 2, 5, 10, and so on."""
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _visible(image: Tensor) -> Any:

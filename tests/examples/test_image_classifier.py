@@ -73,11 +73,12 @@ def uninterrupted(tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_defaults_learn_the_digits(tmp_path):
-    result = run(tmp_path)
+    """In a quarter of their epochs, of which each takes seconds on one core."""
+    result = run(tmp_path, "--epochs", "8")
     assert result.returncode == 0, result.stderr
     last = history(tmp_path)[-1]
-    assert last["epoch"] == 30
-    assert last["test_accuracy"] >= 0.975
+    assert last["epoch"] == 8
+    assert last["test_accuracy"] >= 0.965
     for name in PICTURES:
         with Image.open(tmp_path / name) as picture:
             assert len(set(picture.convert("L").tobytes())) > 20
@@ -115,10 +116,10 @@ def test_a_run_killed_at_any_moment_resumes_bit_for_bit(uninterrupted, tmp_path)
 
 @pytest.mark.slow
 def test_a_compiled_run_that_stops_early_resumes_bit_for_bit(tmp_path):
-    settings = ("--model", "cnn", "--batch-size", "256")
-    assert run(tmp_path / "whole", *settings, "--epochs", "3").returncode == 0
-    assert run(tmp_path / "parts", *settings, "--epochs", "1").returncode == 0
-    assert run(tmp_path / "parts", *settings, "--epochs", "3", "--resume").returncode == 0
+    """With the default settings, whose programs are then already compiled, on disk."""
+    assert run(tmp_path / "whole", "--epochs", "2").returncode == 0
+    assert run(tmp_path / "parts", "--epochs", "1").returncode == 0
+    assert run(tmp_path / "parts", "--epochs", "2", "--resume").returncode == 0
     same_run(tmp_path / "parts", tmp_path / "whole")
 
 
