@@ -1,8 +1,5 @@
 """grad, value_and_grad and stop_gradient: values, structure, purity and refusals."""
 
-from typing import NamedTuple
-
-import optree
 import pytest
 import torch
 from hypothesis import given
@@ -14,61 +11,6 @@ from purefn.functional import tree
 F64 = torch.float64
 
 
-class Pair(NamedTuple):
-    first: object
-    second: object
-
-
-@tree.dataclass
-class Affine:
-    weight: object
-    bias: object
-    name: str = tree.static(default="affine")
-
-
-class Ours:
-    def __init__(self, left, right):
-        self.left, self.right = left, right
-
-
-class Anyones:
-    def __init__(self, left, right):
-        self.left, self.right = left, right
-
-
-def _register(cls, namespace):
-    optree.register_pytree_node(
-        cls, lambda n: ((n.left, n.right), None, ("left", "right")),
-        lambda _, children: cls(*children), namespace=namespace,
-    )  # fmt: skip
-
-
-_register(Ours, tree.NAMESPACE)
-_register(Anyones, optree.registry.__GLOBAL_NAMESPACE)
-
-shapes = st.lists(st.integers(0, 3), max_size=3).map(tuple)
-leaves = st.builds(
-    lambda shape, seed: torch.randn(
-        shape, dtype=F64, generator=torch.Generator().manual_seed(seed)
-    ),
-    shapes,
-    st.integers(0, 2**31),
-)
-trees = st.recursive(
-    leaves | st.none(),
-    lambda inner: st.one_of(
-        st.dictionaries(st.sampled_from("abc"), inner, max_size=3),
-        st.lists(inner, max_size=3),
-        st.lists(inner, max_size=3).map(tuple),
-        st.builds(Pair, inner, inner),
-        st.builds(Affine, inner, inner),
-        st.builds(Ours, inner, inner),
-        st.builds(Anyones, inner, inner),
-    ),
-    max_leaves=5,
-)
-
-
 def coupled(params):
     """A smooth scalar in which every leaf meets every other."""
     parts = [torch.sin((k + 1) * leaf).sum() for k, leaf in enumerate(tree.leaves(params))]
@@ -76,8 +18,9 @@ def coupled(params):
     return total + total**2
 
 
-@given(trees)
-def test_gradient_of_any_tree_is_that_of_autograd(params):
+@given(data=st.data())
+def test_gradient_of_any_tree_is_that_of_autograd(trees, data):
+    params = data.draw(trees)
     plain, structure = tree.flatten(params)
     tracked = [leaf.clone().requires_grad_() for leaf in plain]
     value = coupled(tree.unflatten(structure, tracked))
@@ -93,8 +36,9 @@ def test_gradient_of_any_tree_is_that_of_autograd(params):
     assert not ours_value.requires_grad
 
 
-@given(trees.filter(lambda t: sum(leaf.numel() for leaf in tree.leaves(t)) > 0))
-def test_gradient_is_the_slope_of_a_finite_difference(params):
+@given(data=st.data())
+def test_gradient_is_the_slope_of_a_finite_difference(trees, data):
+    params = data.draw(trees.filter(tree.size))
     step = 1e-6
     direction = tree.map(lambda leaf: torch.cos(leaf + 1), params)
     ahead = coupled(tree.map(lambda p, d: p + step * d, params, direction))
@@ -148,10 +92,10 @@ def test_python_floats_count_as_zero_dim_tensors():
     assert pf.grad(lambda x: 7.0)(1.0) == 0.0
 
 
-def test_aux_may_be_any_tree_and_leaves_the_transform_undifferentiated():
+def test_aux_may_be_any_tree_and_leaves_the_transform_undifferentiated(nodes):
     def loss(w):
         hidden = w * 2
-        node = Affine(hidden[0], None, "n")
+        node = nodes.Affine(hidden[0], None, "n")
         return hidden.sum(), {"hidden": hidden, "name": "h", "count": 3, "node": node, "e": {}}
 
     w = torch.tensor([1.0, 2.0])
@@ -263,8 +207,8 @@ class TestComposition:
 
 
 class TestStopGradient:
-    def test_is_the_identity_on_values_of_any_tree(self):
-        values = Affine(torch.ones(2), {"n": 3, "x": torch.tensor([1])}, "kept")
+    def test_is_the_identity_on_values_of_any_tree(self, nodes):
+        values = nodes.Affine(torch.ones(2), {"n": 3, "x": torch.tensor([1])}, "kept")
         stopped = pf.stop_gradient(values)
         assert torch.equal(stopped.weight, values.weight)
         assert stopped.bias["n"] == 3

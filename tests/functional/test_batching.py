@@ -1,8 +1,5 @@
 """vmap against a loop over the examples."""
 
-from typing import NamedTuple
-
-import optree
 import pytest
 import torch
 from hypothesis import given
@@ -12,31 +9,6 @@ import purefn.functional as pf
 from purefn.functional import tree
 
 F64 = torch.float64
-
-
-class Pair(NamedTuple):
-    first: object
-    second: object
-
-
-@tree.dataclass
-class Affine:
-    weight: object
-    bias: object
-    name: str = tree.static(default="affine")
-
-
-class Anyones:
-    def __init__(self, left, right):
-        self.left, self.right = left, right
-
-
-optree.register_pytree_node(
-    Anyones,
-    lambda n: ((n.left, n.right), None, ("left", "right")),
-    lambda _, children: Anyones(*children),
-    namespace=optree.registry.__GLOBAL_NAMESPACE,
-)
 
 
 def randn(*shape, seed=0):
@@ -65,19 +37,23 @@ def mapped_leaves(draw):
 
 containers = st.sampled_from(
     [
-        tuple,
-        list,
-        lambda items: {f"k{9 - index}": item for index, item in enumerate(items)},
-        lambda items: Pair(items[0], {"rest": items[1:]}),
-        lambda items: Affine(items[0], items[1:]),
-        lambda items: Anyones(items[0], (None, items[1:])),
+        lambda nodes, items: tuple(items),
+        lambda nodes, items: items,
+        lambda nodes, items: {f"k{9 - index}": item for index, item in enumerate(items)},
+        lambda nodes, items: nodes.Pair(items[0], {"rest": items[1:]}),
+        lambda nodes, items: nodes.Affine(items[0], items[1:]),
+        lambda nodes, items: nodes.Anyones(items[0], (None, items[1:])),
     ]
 )
 
 
-@given(mapped_leaves(), containers, st.data())
-def test_vmap_is_a_loop_over_the_examples(drawn, container, data):
+@given(drawn=mapped_leaves(), make=containers, data=st.data())
+def test_vmap_is_a_loop_over_the_examples(nodes, drawn, make, data):
     size, leaves = drawn
+
+    def container(items):
+        return make(nodes, items)
+
     args = container([leaf for leaf, _ in leaves])
     axes = container([axis for _, axis in leaves])
     chunk_size = data.draw(st.none() | st.integers(1, size + 1))

@@ -151,11 +151,11 @@ PIECES = {
 
 
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     steps=st.lists(
         st.tuples(st.sampled_from(sorted(PIECES)), st.integers(0, 9), st.integers(0, 9)),
-        min_size=4,
+        min_size=6,
         max_size=9,
     ),
     donated=st.sets(st.integers(0, 4)),
