@@ -7,6 +7,7 @@ it is made of, `factored` runs what comes before them for all examples, and `fac
 know what follows from products without forming them.
 """
 
+from .adaptation import adapt_max_norm
 from .clipping import ClippedGrad, clipped_grad, normalized_grad
 from .elementwise import Moments, moments
 from .fisher import empirical_fisher_diagonal, fisher_diagonal
@@ -26,6 +27,7 @@ __all__ = [
     "NoiseScale",
     "RunningNoiseScale",
     "SquaredNorms",
+    "adapt_max_norm",
     "by_layer",
     "by_leaf",
     "clipped_grad",

@@ -9,6 +9,7 @@ mixes is looked for. The test needs values: those of a call that is being traced
 from __future__ import annotations
 
 import contextlib
+import logging
 import traceback
 import warnings
 import weakref
@@ -53,17 +54,20 @@ def check_independence(call: Call) -> None:
     rows = torch.arange(COUNT) % call.size
     batch = [leaf[rows.to(leaf.device)] for leaf in call.batch]
     try:
-        losses, leaves = _with_values(call, batch)
+        with _quiet():
+            losses, leaves = _with_values(call, batch)
     except (RuntimeError, ValueError) as error:
-        _refuse_what_needs_others(call, batch, error)
+        with _quiet():
+            _refuse_what_needs_others(call, batch, error)
         raise
     with _apart():
         try:
-            together, *alone = losses(*leaves)
+            together, backwards, *alone = losses(*leaves)
         except (RuntimeError, ValueError, IndexError):
             # Drawn values may be out of a function's domain; its own run says what is wrong.
             return
-        differs = _differ(together, torch.cat(alone))
+        single = torch.cat(alone)
+        differs = _differ(together, single) or _differ(backwards, single)
     if differs:
         raise ValueError(_explanation(call, *_with_values(call, batch, alone=False)))
     known.add(kind)
@@ -82,14 +86,18 @@ def _with_values(
 ) -> tuple[Flat, list[Tensor]]:
     """Return the losses as a function of leaves that have values, and such leaves.
 
-    The function returns the losses together, and then the loss of each example `alone`.
+    The function returns the losses together; with `alone`, then those of the examples in reverse
+    order, put in order again, and the loss of each example by itself.
     """
     count = len(call.params)
 
     def losses(*leaves: Tensor) -> list[Tensor]:
         params, examples = leaves[:count], leaves[count:]
         found = [_losses(call, params, examples)]
-        for row in range(COUNT if alone else 0):
+        if not alone:
+            return found
+        found.append(_losses(call, params, [leaf.flip(0) for leaf in examples]).flip(0))
+        for row in range(COUNT):
             one = [leaf[row : row + 1] for leaf in examples]
             found.append(_losses(call, params, one).reshape(1))
         return found
@@ -135,6 +143,18 @@ def _refuse_fixed_length(call: Call, error: Exception) -> None:
         f"{COUNT} of them ({error}). It has to work for any number: what belongs to the examples, "
         "such as weights or masks of the length of the batch, is an argument, not closed over."
     ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Let torch not log what fails here, which is raised again in other words, or tried again."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextlib.contextmanager

@@ -152,3 +152,24 @@ def test_a_network_of_convolutions(oracle):
     oracle.assert_clips(losses, params, normal(BATCH, 2, 6, 6), methods=("ghost", "auto"))
     kernels = {f"params['{name}']" for name in ("narrow", "wide", "up", "head")}
     assert kernels <= oracle.understood(losses, params, normal(BATCH, 2, 6, 6))
+
+
+@pytest.mark.parametrize(
+    ("convolve", "method"),
+    [
+        (F.conv1d, "ghost"),
+        (F.conv1d, "materialize"),
+        (F.conv_transpose1d, "ghost"),
+        pytest.param(
+            F.conv_transpose1d, "materialize", marks=pytest.mark.xfail(raises=RuntimeError)
+        ),
+    ],
+)
+def test_one_position(oracle, convolve, method):
+    # Torch's batched derivative does not run for this layout.
+    torch.manual_seed(0)
+
+    def losses(params, x):
+        return oracle.energy(convolve((x * x.sin()).mT, params, padding=1))
+
+    oracle.assert_clips(losses, normal(2, 2, 3), normal(BATCH, 1, 2), methods=(method,))

@@ -41,12 +41,13 @@ def over_positions(h, take, i):
 
 
 def convolution(h, take, i):
-    # Of a view of one position torch's own vmap of grad fails.
-    return F.conv1d(h.mT.contiguous(), take("kernel"), take("vector"), padding=1).mT
+    return F.conv1d(h.mT, take("kernel"), take("vector"), padding=1).mT
 
 
 def transposed_convolution(h, take, i):
-    return F.conv_transpose1d(h.mT.contiguous(), take("kernel"), padding=1).mT
+    # Of one position torch's own vmap of grad fails.
+    padded = F.pad(h.mT, (0, 1))
+    return F.conv_transpose1d(padded, take("kernel"), padding=1).mT[:, :-1]
 
 
 def normalization(h, take, i):
