@@ -12,17 +12,17 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _optional(name: str) -> Any:
+def optional(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
 
 
-jax = _optional("jax")
-jnp = _optional("jax.numpy")
-optax = _optional("optax")
-torchopt = _optional("torchopt")
+jax = optional("jax")
+jnp = optional("jax.numpy")
+optax = optional("optax")
+torchopt = optional("torchopt")
 
 if jax is not None:
     jax.config.update("jax_default_matmul_precision", "highest")

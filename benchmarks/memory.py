@@ -36,7 +36,7 @@ def main() -> None:
     options = _options()
     limit_threads(options.threads)
     if options.child:
-        print(peak_bytes(CONTENDERS[options.child]))
+        print(peak_bytes(lambda: _prepared(CONTENDERS[options.child])))
         return
     workload = mlp(DEPTH, WIDTH, WIDTH)
     names = [n for n in available(workload, options.contenders) if (n, DEVICE) != ("jax", "cuda")]
@@ -59,11 +59,16 @@ def in_a_process(contender: str, threads: int | None) -> int:
     return int(run.stdout.split()[-1])
 
 
-def peak_bytes(contender: Callable[[Workload], Step]) -> int:
-    """Return the most memory that a contender's parameters, state and steps took."""
+def _prepared(contender: Callable[[Workload], Step]) -> Step:
     workload = mlp(DEPTH, WIDTH, WIDTH)
     step = contender(workload)
     workload.module.to("meta")  # The contender has parameters of its own.
+    return step
+
+
+def peak_bytes(make_step: Callable[[], Step]) -> int:
+    """Return the most memory that what `make_step` keeps and its steps took."""
+    step = make_step()
     _run(step)
     if DEVICE == "cuda":
         torch.cuda.reset_peak_memory_stats()

@@ -33,6 +33,13 @@ def max_pool2d(x: Array, size: int, stride: int) -> Array:
     return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, window, strides, "VALID")
 
 
+def avg_pool2d(x: Array, size: int) -> Array:
+    """Return the mean over windows that do not overlap."""
+    batch, channels, height, width = x.shape
+    windows = x.reshape(batch, channels, height // size, size, width // size, size)
+    return windows.mean((3, 5))
+
+
 def layer_norm(params: Params, x: Array) -> Array:
     """Normalise the last dimension."""
     mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)

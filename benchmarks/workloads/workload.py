@@ -58,8 +58,8 @@ class Training:
         self.optimizer = optimizer
         self.module = module.to(DEVICE).train()
         self.batch = (inputs.to(DEVICE), labels.to(DEVICE))
-        self._purefn_apply = purefn_apply
-        self._jax_apply = jax_apply
+        self.purefn_apply = purefn_apply
+        self.jax_apply = jax_apply
 
     def backward(self, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         """Do what a training loop in torch does."""
@@ -89,7 +89,7 @@ class Training:
         """Differentiate a pure function."""
 
         def loss(params: Any, state: Any, inputs: Tensor, labels: Tensor) -> tuple[Tensor, Any]:
-            logits, state = self._purefn_apply(params, state, inputs)
+            logits, state = self.purefn_apply(params, state, inputs)
             rows = logits.flatten(0, -2)
             return losses.cross_entropy(rows, labels.flatten()).mean(), state
 
@@ -99,7 +99,7 @@ class Training:
         """Differentiate a pure function."""
 
         def loss(params: Any, state: Any, inputs: Any, labels: Any) -> tuple[Any, Any]:
-            logits, state = self._jax_apply(params, state, inputs)
+            logits, state = self.jax_apply(params, state, inputs)
             log_probabilities = jax.nn.log_softmax(logits)
             chosen = jnp.take_along_axis(log_probabilities, labels[..., None], axis=-1)
             return -chosen.mean(), state
