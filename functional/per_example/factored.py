@@ -48,6 +48,11 @@ def factored(call: Call) -> Factored:
     except NotImplementedError:
         # A derivative of this one is taken around: only what torch.func sees has one.
         return _mapped(call)
+    except RuntimeError as error:
+        # The graph has what writing into a part of a tensor becomes, as_strided_scatter.
+        if "batching rule" not in str(error):
+            raise
+        return _mapped(call)
 
 
 def formed(call: Call, chunk_size: int | None = None) -> Factored:
@@ -62,7 +67,7 @@ def formed(call: Call, chunk_size: int | None = None) -> Factored:
         return _mapped(call, chunk_size)
     except RuntimeError as error:
         # Torch's batched derivative of a convolution does not run for every size and dtype.
-        if "must be contiguous" not in str(error):
+        if "to be contiguous" not in str(error) and "must be contiguous" not in str(error):
             raise
         return _formed_from_factors(call)
 

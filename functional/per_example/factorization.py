@@ -191,8 +191,12 @@ def _reassociated(node: fx.Node, varying: set[fx.Node]) -> list[Term] | None:
     if inner not in varying:
         return None
     found = terms(inner, varying)  # type: ignore[arg-type]
+    if not all(term.is_matrix for term in found):
+        return None
     turned = [order_of(term.shape, term.views) for term in found]
-    if not all(term.is_matrix for term in found) or "other" in turned:
+    shape = tuple(inner.meta["val"].shape)  # type: ignore[union-attr]
+    shapes = {"kept": shape, "transposed": shape[::-1]}
+    if any(shapes.get(order) != term.shape for term, order in zip(found, turned, strict=True)):
         return None
 
     def multiplied(term: Term, order: str) -> Term:

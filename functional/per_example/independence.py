@@ -14,7 +14,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -59,7 +59,6 @@ def check_independence(call: Call) -> None:
     except (RuntimeError, ValueError) as error:
         with _quiet():
             _refuse_what_needs_others(call, batch, error)
-        raise
     with _apart():
         try:
             together, backwards, *alone = losses(*leaves)
@@ -117,27 +116,23 @@ def _losses(call: Call, params: Sequence[Tensor], batch: Sequence[Tensor]) -> Te
     return losses  # type: ignore[no-any-return]
 
 
-def _refuse_what_needs_others(call: Call, batch: Sequence[Tensor], error: Exception) -> None:
+def _refuse_what_needs_others(call: Call, batch: Sequence[Tensor], error: Exception) -> NoReturn:
     """Say what is wrong with a function that does not take one example, or not a few."""
     try:
         mixed = _with_values(call, batch, alone=False)
     except (RuntimeError, ValueError):
         _refuse_fixed_length(call, error)
-        return
     raise ValueError(_explanation(call, *mixed)) from error
 
 
-def _refuse_fixed_length(call: Call, error: Exception) -> None:
-    """Say so if the function works for the whole batch, but not for a few of its examples."""
+def _refuse_fixed_length(call: Call, error: Exception) -> NoReturn:
+    """Raise what the function does for the whole batch; or, if that works, say that this does."""
     count = len(call.params)
-    try:
-        convert(
-            call.transform,
-            lambda *leaves: [_losses(call, leaves[:count], leaves[count:])],
-            [*call.params, *call.batch],
-        )
-    except (RuntimeError, ValueError):
-        return
+    convert(
+        call.transform,
+        lambda *leaves: [_losses(call, leaves[:count], leaves[count:])],
+        [*call.params, *call.batch],
+    )
     raise ValueError(
         f"{call.transform}: {call.name} works for a batch of {call.size} examples, but not for "
         f"{COUNT} of them ({error}). It has to work for any number: what belongs to the examples, "

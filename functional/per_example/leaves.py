@@ -121,7 +121,8 @@ class Leaf:
         if len(self.parts) < 2 or self.is_disjoint:
             return True
         plain = all(part.start is None for part in self.parts)
-        return plain and all(_has_products(part.factor) for part in self.parts)
+        tables = {table(part.factor) for part in self.parts}
+        return plain and None not in tables and len(tables) == 1
 
     def is_cheaper_formed(self) -> bool:
         """Whether norms and sum cost less with the gradients formed."""
@@ -198,8 +199,14 @@ def _are_disjoint(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:
         return bool(functools.reduce(torch.add, places).max() <= 1)
 
 
-def _has_products(factor: Factor) -> bool:
-    return isinstance(factor, Lookup) or (isinstance(factor, Outer) and factor.shape[0] == 1)
+def table(factor: Factor) -> tuple[int, ...] | None:
+    """Return the rows and columns of a gradient that has inner products with others of its kind.
+
+    A weight that is used in two shapes has gradients that agree in neither.
+    """
+    if isinstance(factor, Outer) and factor.shape[0] == 1:
+        return factor.shape[1:]
+    return factor.shape if isinstance(factor, Lookup) else None
 
 
 def _inner_products(first: Factor, second: Factor) -> Tensor:

@@ -21,7 +21,7 @@ from .calls import Call
 from .convolutions import Convolution
 from .factors import Dense, Factor, Outer, widened
 from .gradients import by_method, total_of
-from .leaves import Leaf, Method, Part
+from .leaves import Leaf, Method, Part, table
 from .lookups import Lookup
 
 
@@ -126,11 +126,7 @@ def _multiply(first: Factor, second: Factor) -> bool:
         return False
     if isinstance(first, Outer) and isinstance(second, Outer):
         return first.shape == second.shape
-    return _table(first) == _table(second)
-
-
-def _table(factor: Factor) -> tuple[int, ...]:
-    return factor.shape[1:] if isinstance(factor, Outer) and factor.shape[0] == 1 else factor.shape
+    return table(first) is not None and table(first) == table(second)
 
 
 #: What writing and reading a number costs, in multiplications.

@@ -160,9 +160,7 @@ def test_a_network_of_convolutions(oracle):
         (F.conv1d, "ghost"),
         (F.conv1d, "materialize"),
         (F.conv_transpose1d, "ghost"),
-        pytest.param(
-            F.conv_transpose1d, "materialize", marks=pytest.mark.xfail(raises=RuntimeError)
-        ),
+        (F.conv_transpose1d, "materialize"),
     ],
 )
 def test_one_position(oracle, convolve, method):

@@ -135,7 +135,6 @@ def test_a_key_for_each_example_is_right():
     assert clipped_grad(dropout, 1.0)(PARAMS, X, keys).norms.shape == (5,)
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="in a program torch's own error comes first")
 def test_a_tensor_of_the_batch_that_is_closed_over():
     weights = torch.arange(1.0, 6.0)
 

@@ -21,11 +21,6 @@ FORMED = {
 }  # fmt: skip
 
 
-def not_yet(case):
-    """Mark a case that raises, where it should fall back to forming the gradients."""
-    return pytest.param(case, marks=pytest.mark.xfail(raises=RuntimeError))
-
-
 def assert_clips_and_understands(oracle, case, losses, params, batch):
     """Demand the numbers, and of cases that are not `FORMED` that matrices need no gradients."""
     oracle.assert_clips(losses, params, batch)
@@ -111,9 +106,7 @@ TWO_SHAPES = {
 }
 
 
-@pytest.mark.parametrize(
-    "use", [use if use == "square and wide" else not_yet(use) for use in TWO_SHAPES]
-)
+@pytest.mark.parametrize("use", TWO_SHAPES)
 def test_a_weight_in_two_shapes(oracle, use):
     torch.manual_seed(0)
     shape, apply = TWO_SHAPES[use]
@@ -125,7 +118,6 @@ def test_a_weight_in_two_shapes(oracle, use):
     oracle.assert_clips(losses, normal(*shape), *batch, methods=("ghost", "auto"))
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="no batching rule")
 def test_a_weight_written_into_zeros(oracle):
     torch.manual_seed(0)
 
@@ -219,10 +211,7 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize(
-    "made",
-    [not_yet(made) if made == "a product in another shape" else made for made in MADE],
-)
+@pytest.mark.parametrize("made", MADE)
 def test_a_weight_made_of_others(oracle, made):
     torch.manual_seed(0)
     shapes, make = MADE[made]
