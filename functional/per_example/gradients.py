@@ -122,7 +122,7 @@ def norms(
     ...     return x @ params["w"] + params["b"]
     >>> params = {"w": torch.ones(2), "b": torch.zeros(())}
     >>> norms(losses)(params, torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
-    SquaredNorms(total=tensor([26.,  1.]), parts={'b': tensor([1., 1.]), 'w': tensor([25.,  0.])})
+    SquaredNorms(total=tensor([26.,  1.]), parts={'w': tensor([25.,  0.]), 'b': tensor([1., 1.])})
     """
     argnums = check_argnums("norms", argnums)
     check_method("norms", method)

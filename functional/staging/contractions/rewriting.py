@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -30,7 +31,16 @@ class Contracted(NamedTuple):
 
 
 def contract(graph: fx.Graph, mode: FakeTensorMode) -> Contracted:
-    """Return the graph without the per-example products that need not be formed."""
+    """Return the graph without the per-example products that need not be formed.
+
+    >>> from ..tracing import trace
+    >>> def norms(tensors):
+    ...     products = tensors[0][:, :, None] * tensors[1][:, None, :]
+    ...     return products.square().sum((1, 2))
+    >>> traced = trace(norms, [torch.ones(64, 300), torch.ones(64, 200)])
+    >>> contract(traced.graph, traced.mode).avoided
+    1
+    """
     analysis = _Analysis(graph)
     instead: dict[fx.Node, Callable[[], Tensor]] = {}
     avoided: set[fx.Node] = set()
