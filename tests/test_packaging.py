@@ -87,6 +87,8 @@ def test_every_package_folder_is_listed():
 
 def test_every_top_folder_with_code_to_import_is_mapped():
     folders = {file.parent for file in ROOT.glob("*/__init__.py")}
+    # Run from a checkout: with a file of its own it comes before a package of that name (Opacus's).
+    folders.remove(ROOT / "benchmarks")
     assert folders == set(FOLDERS.values())
 
 

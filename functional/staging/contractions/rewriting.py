@@ -6,7 +6,6 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -33,6 +32,7 @@ class Contracted(NamedTuple):
 def contract(graph: fx.Graph, mode: FakeTensorMode) -> Contracted:
     """Return the graph without the per-example products that need not be formed.
 
+    >>> import torch
     >>> from ..tracing import trace
     >>> def norms(tensors):
     ...     products = tensors[0][:, :, None] * tensors[1][:, None, :]
