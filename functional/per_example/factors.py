@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..staging.tracing import recorder
+
 
 class Factor(ABC):
     """The gradients g_b of B examples with respect to one tensor of `shape`."""
@@ -78,11 +80,15 @@ class Factor(ABC):
         return NEAR if fits else FAR
 
 
-#: What a number costs that is written and read again, in multiplications: in the cache, and beyond.
-NEAR, FAR, CACHE = 16, 64, 2**23
+# Costs are in multiplications of a product of large matrices, of which a core of 2025 does fifty in
+# a nanosecond; measured on CPUs (benchmarks/RESULTS.md).
+#: A number that is written and read again: in the cache of so many bytes, and beyond.
+NEAR, FAR, CACHE = 12, 64, 2**25
+#: A multiplication in the Gram matrices of many examples, which are small.
+GRAM = 2.0
 #: A product of many small matrices takes this part of the time of the same work in large ones
 #: *more*, since the weighted sum, which it spares, would have done that work in one.
-OVERHEAD = 0.25
+OVERHEAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,12 @@ class Dense(Factor):
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the contraction with the weights."""
         values = widened(self.values)
-        total: Tensor = torch.tensordot(weights.to(values.dtype), values, 1)
+        weights = weights.to(values.dtype)
+        if recorder() is None:
+            total: Tensor = torch.tensordot(weights, values, 1)
+        else:
+            # Compiled, the products are never stored, nor are zeros put in the place of examples.
+            total = (values * _aligned(weights, values)).sum(0)
         return total.to(self.values.dtype)
 
     def materialized(self) -> Tensor:
@@ -164,10 +175,12 @@ class Outer(Factor):
         return Outer(*operands)
 
     def squared_norms(self) -> Tensor:
-        """Return |p|^2 |q|^2 where the rank is one, otherwise tr(P'P QQ')."""
+        """Return |p|^2 |q|^2 where the rank is one, otherwise tr(P'P QQ') or |PQ|^2."""
         if self.rank == 1:
             squares = self.left.square().sum((2, 3)) * self.right.square().sum((2, 3))
             return squares.sum(1)
+        if self._cost_of_forming() < self._cost_of_gram():
+            return Dense(self.materialized()).squared_norms()
         return outer_products(self, self)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
@@ -192,16 +205,24 @@ class Outer(Factor):
         return self.left @ self.right
 
     def ghost_cost(self) -> float:
-        """Return the cost of |p|^2 |q|^2, or of the Gram matrices of P and Q."""
-        blocks, m, n = self.shape
+        """Return the cost of |p|^2 |q|^2, or of the norms by way of the smaller matrices."""
         if self.rank == 1:
+            blocks, m, n = self.shape
             return blocks * (m + n)
-        return blocks * self.rank**2 * (m + n + NEAR)
+        return min(self._cost_of_gram(), self._cost_of_forming())
 
     def dense_cost(self) -> float:
-        """Return the cost of the products."""
+        """Return the cost of the products beyond that of their weighted sum."""
         blocks, m, n = self.shape
         return blocks * m * n * (OVERHEAD * self.rank + self.cost_of_memory())
+
+    def _cost_of_gram(self) -> float:
+        blocks, m, n = self.shape
+        return blocks * self.rank**2 * (GRAM * (m + n) + NEAR)
+
+    def _cost_of_forming(self) -> float:
+        blocks, m, n = self.shape
+        return blocks * m * n * (self.rank + NEAR)
 
 
 def outer_products(first: Outer, second: Outer) -> Tensor:
