@@ -16,9 +16,11 @@ from ..border import describe
 from ..control import scan
 from . import groups as grouping
 from .calls import Call, LossesFunction, check_count
+from .factors import computed_once
 from .gradients import by_label, by_method, squared_norms, total_of
 from .groups import Groups
 from .leaves import Method, check_method
+from .working_set import examples_at_once
 
 #: One bound for all, or one for each group.
 Bounds = float | Tensor | Mapping[Any, float | Tensor]
@@ -84,7 +86,8 @@ def clipped_grad(
         How many gradients are formed at a time, where they are formed.
     microbatch
         How many examples go through forward, backward and clipping at a time, which bounds all
-        memory; the sum is the same to rounding.
+        memory; the sum is the same to rounding. By default a compiled program takes so many that
+        the caches hold what is kept of them, and eager all.
     rescale
         Whether to divide each group by its bound, so that the sensitivity is 1 (sqrt(k) for k
         groups) whatever the bound.
@@ -239,8 +242,10 @@ def _weighted_grad(
         weights = {label: weigh(norm, limits[label]) for label, norm in norms.items()}
         leaves = found.leaves
         if dropped is not None:
+            dropped = computed_once(dropped)
             weights = {label: w.masked_fill(dropped, 0) for label, w in weights.items()}
             leaves = [leaf.without(dropped) for leaf in leaves]
+        weights = {label: computed_once(w) for label, w in weights.items()}
         sums = [
             leaf.weighted_sum(weights[label]) for leaf, label in zip(leaves, labels, strict=True)
         ]
@@ -254,10 +259,11 @@ def _weighted_grad(
     def summed(*args: Any) -> ClippedGrad:
         call = Call(transform, losses_fn, args, argnums=argnums, has_aux=has_aux)
         keep = _checked_mask(transform, mask, call.size)
-        if microbatch is None or microbatch >= call.size:
+        size = microbatch or examples_at_once(call, method)
+        if size >= call.size:
             sums, values, norms, aux = some(call, keep)
         else:
-            sums, values, norms, aux = _in_parts(some, call, keep, microbatch)
+            sums, values, norms, aux = _in_parts(some, call, keep, size)
         limits = bounds(list(norms), total_of(list(norms.values()), call.size))
         squares = [
             torch.ones_like(limit) if has_unit_bounds else limit.square()

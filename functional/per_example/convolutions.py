@@ -198,11 +198,14 @@ def _met(sliding: Tensor, geometry: Geometry, places: Sequence[int]) -> Tensor:
     """Return of (..., *size) what the kernel meets, zeros around it."""
     size = sliding.shape[-len(places) :]
     needed = _extent(geometry, places)
-    ends = [
-        (before, after - before - length)
-        for before, after, length in zip(geometry.padding, needed, size, strict=True)
-    ]
-    return _pad(sliding, [amount for pair in reversed(ends) for amount in pair])
+    after = [a - b - n for a, b, n in zip(needed, geometry.padding, size, strict=True)]
+    # What is never met is cut off before zeros are put around the rest.
+    for dim, missing in enumerate(after):
+        if missing < 0:
+            sliding = sliding.narrow(dim - len(places), 0, size[dim] + missing)
+    around = [n for pair in zip(geometry.padding, after, strict=True) for n in pair[::-1]]
+    around = [max(amount, 0) for amount in reversed(around)]
+    return _pad(sliding, around) if any(around) else sliding
 
 
 def _patches(sliding: Tensor, geometry: Geometry, places: Sequence[int]) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -100,28 +100,57 @@ def _mapped(call: Call, chunk_size: int | None = None) -> Factored:
     return Factored(values, aux, leaves)
 
 
+class Products(NamedTuple):
+    """Of the graph of one example: the nodes of loss and auxiliary output, and its products.
+
+    `terms` are, for each parameter, the summands of its gradient.
+    """
+
+    outputs: list[fx.Node]
+    terms: list[list[factorization.Term]]
+
+    @property
+    def operands(self) -> list[fx.Node]:
+        """What the products are made of, each node once."""
+        nodes = [node for terms in self.terms for term in terms for node in term.operands]
+        return list(dict.fromkeys(nodes))
+
+
+def products(captured: Captured) -> Products:
+    """Return what the gradient of one example is made of."""
+    results = list(graphs.results(captured.graph))
+    outputs, ends = results[: -captured.params], results[-captured.params :]
+    varying = factorization.depending(captured.graph, captured.shared)
+    return Products(outputs, [factorization.terms(node, varying) for node in ends])
+
+
 def _factored(call: Call, captured: Captured) -> Factored:
-    graph, gradients = captured.graph, len(call.params)
-    results = list(graphs.results(graph))
-    outputs, ends = results[: len(results) - gradients], results[len(results) - gradients :]
-    varying = factorization.depending(graph, captured.shared)
-    found = [factorization.terms(node, varying) for node in ends]
-    operands = [operand for terms in found for term in terms for operand in term.operands]
-    places = graphs.first_places(list(dict.fromkeys([*outputs, *operands])))
-    module = _cut(graph, list(places))
+    outputs, found = parts = products(captured)
+    places = graphs.first_places(list(dict.fromkeys([*outputs, *parts.operands])))
+    module = _cut(captured.graph, list(places))
     axes = (None,) * captured.shared + (0,) * len(call.batch)
     run = vmap(lambda *inputs: module(*inputs), axes)
     tensors = run(*captured.closed_over, *call.params, *call.batch)
     values, *aux = [tensors[places[node]] for node in outputs]
+    leaves = leaves_of_terms(call, found, {n: tensors[p] for n, p in places.items()}, values)
+    return Factored(values, tree.unflatten(captured.aux, aux), leaves)
+
+
+def leaves_of_terms(
+    call: Call,
+    found: Sequence[Sequence[factorization.Term]],
+    values: Mapping[fx.Node, Tensor],
+    like: Tensor,
+) -> list[Leaf]:
+    """Return the gradients of all examples that terms describe, given the value of each node."""
 
     def made(term: factorization.Term) -> Factor:
-        return term.make([tensors[places[node]] for node in term.operands])
+        return term.make([values[node] for node in term.operands])
 
-    leaves = [
-        leaf(tuple(param.shape), terms, list(map(made, terms)), values)
+    return [
+        leaf(tuple(param.shape), terms, list(map(made, terms)), like)
         for param, terms in zip(call.params, found, strict=True)
     ]
-    return Factored(values, tree.unflatten(captured.aux, aux), leaves)
 
 
 def _cut(graph: fx.Graph, outputs: Sequence[fx.Node]) -> fx.GraphModule:

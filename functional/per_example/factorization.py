@@ -275,17 +275,33 @@ def _lookup(node: fx.Node) -> Term | None:
     gradients, indices, _, padding, scale_by_frequency = node.args
     if scale_by_frequency:
         return None
-    shape = tuple(node.meta["val"].shape)
+    rows, width = shape = tuple(node.meta["val"].shape)
+    repeated = _repeated(gradients, width) if padding == -1 else None
 
     def make(operands: Sequence[Tensor]) -> Factor:
         g, i = operands
-        g, i = g.flatten(1, -2), i.flatten(1)
+        g, i = g.reshape(g.shape[0], -1, width), i.flatten(1)
         if padding != -1:
             g = g.masked_fill(torch.eq(i, padding).unsqueeze(2), 0)  # type: ignore[arg-type]
-        return Lookup(g, i, shape[0])
+        return Lookup(g if repeated is None else g * repeated[1], i, rows)
 
-    nodes: Any = (gradients, indices)
+    nodes: Any = (gradients if repeated is None else repeated[0], indices)
     return Term(nodes, make, shape)
+
+
+def _repeated(node: Any, width: int) -> tuple[fx.Node, float] | None:
+    """Return a node of `width` numbers, and a number, whose product is repeated to make another."""
+    scale = 1.0
+    while node.target in (aten.mul.Scalar, aten.mul.Tensor, aten.div.Scalar, aten.div.Tensor):
+        node, number = node.args[:2]
+        if not isinstance(node, fx.Node) or not isinstance(number, int | float) or not number:
+            return None
+        scale = scale * number if "mul" in str(node.target) else scale / number
+    if node.target is not aten.expand.default or node.meta["val"].shape[-1] != width:
+        return None
+    source = node.args[0]
+    is_single = source.meta["val"].numel() == width == source.meta["val"].shape[-1]
+    return (source, scale) if is_single else None
 
 
 def _accumulated(node: fx.Node) -> Term | None:

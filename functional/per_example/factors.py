@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..control.levels import is_batched
 from ..staging.tracing import recorder
 
 
@@ -83,7 +84,7 @@ class Factor(ABC):
 # Costs are in multiplications of a product of large matrices, of which a core of 2025 does fifty in
 # a nanosecond; measured on CPUs (benchmarks/RESULTS.md).
 #: A number that is written and read again: in the cache of so many bytes, and beyond.
-NEAR, FAR, CACHE = 12, 64, 2**25
+NEAR, FAR, CACHE = 24, 64, 2**25
 #: A multiplication in the Gram matrices of many examples, which are small.
 GRAM = 2.0
 #: A product of many small matrices takes this part of the time of the same work in large ones
@@ -191,6 +192,9 @@ class Outer(Factor):
         else:
             right = weighted(weights, right)
         blocks, m, n = self.shape
+        if self.rank == 1 and min(m, n) == 1:
+            # As small as its operands; compiled, they are weighted as they are read.
+            return (left * right).sum(0)
         positions = self.examples * self.rank
         rows = left.permute(1, 0, 3, 2).reshape(blocks, positions, m)
         columns = right.permute(1, 0, 2, 3).reshape(blocks, positions, n)
@@ -239,6 +243,13 @@ def weighted(weights: Tensor, operand: Tensor) -> Tensor:
     """Return the operand with a weight on every example, rounded once."""
     wide = widened(operand)
     return (wide * _aligned(weights.to(wide.dtype), wide)).to(operand.dtype)
+
+
+def computed_once(row: Tensor) -> Tensor:
+    """Return a tensor that a compiler computes once, and not at every place that reads it."""
+    if recorder() is None or is_batched(row):
+        return row
+    return row.as_strided(row.shape, row.stride())  # which has to lie in memory
 
 
 def _without(dropped: Tensor, operand: Tensor) -> Tensor:

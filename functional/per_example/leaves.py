@@ -182,10 +182,12 @@ def _joined(group: Sequence[Factor]) -> Factor:
         return first
     if isinstance(first, Dense):
         return Dense(_total([factor.materialized() for factor in group]))
-    columns = list(zip(*[factor.operands for factor in group], strict=True))
-    axes = (3, 2) if isinstance(first, Outer) else (1, 1)
-    operands = [torch.cat(column, axis) for column, axis in zip(columns, axes, strict=True)]
-    return first.with_operands(operands)
+    if isinstance(first, Lookup):
+        operands = [(lookup.gradients, lookup.indices) for lookup in group]  # type: ignore[attr-defined]
+        return first.with_operands([torch.cat(c, 1) for c in zip(*operands, strict=True)])
+    lefts, rights = zip(*[factor.operands for factor in group], strict=True)
+    # Each product's rows of P' stay together in memory.
+    return Outer(torch.cat([left.mT for left in lefts], 2).mT, torch.cat(rights, 2))
 
 
 def _are_disjoint(parts: Sequence[Part], shape: tuple[int, ...]) -> bool:

@@ -13,58 +13,87 @@ from .factors import NEAR, Factor, Outer, weighted
 
 @dataclass(frozen=True)
 class Lookup(Factor):
-    """g_b adds `gradients`, (B, k, d), to the rows `indices`, (B, k), of a table of `rows` rows."""
+    """g_b adds what is `sent` back, (B, k, d), to the rows `indices`, (B, k), of a table.
 
-    gradients: Tensor
+    Of shape (B, 1, d) it is sent to every row, as where the rows were added up. The table has
+    `rows` rows.
+    """
+
+    sent: Tensor
     indices: Tensor
     rows: int
 
     @property
+    def gradients(self) -> Tensor:
+        """What is sent to each row, (B, k, d)."""
+        return self.sent.expand(-1, self.indices.shape[1], -1)
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """The shape of the table."""
-        return (self.rows, self.gradients.shape[2])
+        return (self.rows, self.sent.shape[2])
 
     @property
     def operands(self) -> tuple[Tensor, ...]:
         """What comes back, and where it goes."""
-        return (self.gradients, self.indices)
+        return (self.sent, self.indices)
 
     def with_operands(self, operands: Sequence[Tensor]) -> Factor:
         """Return the gradients of the same table for other lookups."""
-        gradients, indices = operands
-        return replace(self, gradients=gradients, indices=indices)
+        sent, indices = operands
+        return replace(self, sent=sent, indices=indices)
 
     def squared_norms(self) -> Tensor:
         """Return |sum over equal indices|^2: what goes to one row is added up in one place."""
-        examples, k, width = self.gradients.shape
+        examples, k = self.indices.shape
+        if self._is_repeated():
+            return self.sent.square().sum((1, 2)) * self._equal_pairs().to(self.sent.dtype)
         offsets = k * torch.arange(examples, device=self.indices.device)
         places = (self._first_places() + offsets.unsqueeze(1)).flatten()
-        sums = self.gradients.new_zeros(examples * k, width)
+        sums = self.sent.new_zeros(examples * k, self.shape[1])
         sums = sums.index_add(0, places, self.gradients.flatten(0, 1))
-        return sums.view(examples, k * width).square().sum(1)
+        return sums.view(examples, k * self.shape[1]).square().sum(1)
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Return the ordinary derivative of the table, with what comes back weighted."""
-        gradients = weighted(weights, self.gradients)
+        gradients = replace(self, sent=weighted(weights, self.sent)).gradients
         table = gradients.new_zeros(self.shape)
         return table.index_add(0, self.indices.flatten(), gradients.flatten(0, 1))
 
     def materialized(self) -> Tensor:
         """Return a table for every example."""
-        examples, _, width = self.gradients.shape
-        offsets = self.rows * torch.arange(examples, device=self.indices.device)
-        places = (self.indices + offsets.unsqueeze(1)).flatten()
-        tables = self.gradients.new_zeros(examples * self.rows, width)
-        tables = tables.index_add(0, places, self.gradients.flatten(0, 1))
-        return tables.view(examples, self.rows, width)
+        width = self.shape[1]
+        tables = self.sent.new_zeros(self.examples * self.rows, width)
+        tables = tables.index_add(0, self._places(), self.gradients.flatten(0, 1))
+        return tables.view(self.examples, self.rows, width)
 
     def ghost_cost(self) -> float:
         """Return the cost of putting equal rows together."""
-        return self.indices.shape[1] * self.shape[1] * NEAR
+        return self.indices.shape[1] * (1 if self._is_repeated() else self.shape[1]) * NEAR
 
     def dense_cost(self) -> float:
         """Return the cost of whole tables."""
         return (self.rows + self.indices.shape[1]) * self.shape[1] * self.cost_of_memory()
+
+    def _is_repeated(self) -> bool:
+        return self.sent.shape[1] == 1 < self.indices.shape[1]
+
+    def _places(self) -> Tensor:
+        """Return the rows of the indices in one table of the rows of all examples, (B * k,)."""
+        offsets = self.rows * torch.arange(self.examples, device=self.indices.device)
+        return (self.indices + offsets.unsqueeze(1)).flatten()
+
+    def _equal_pairs(self) -> Tensor:
+        """Return how many pairs of positions, each with itself too, look up the same row, (B,)."""
+        examples, k = self.indices.shape
+        if examples * self.rows > LARGEST_TABLE:
+            ordered = self.indices.sort(1).values
+            ends = torch.searchsorted(ordered, ordered, right=True)
+            return (ends - torch.searchsorted(ordered, ordered)).sum(1)
+        places = self._places()
+        ones = torch.ones(examples * k, dtype=_smallest_integer(k), device=places.device)
+        counts = ones.new_zeros(examples * self.rows).index_add(0, places, ones)
+        return counts[places].view(examples, k).sum(1)
 
     def _first_places(self) -> Tensor:
         """Return for each position one of those that look up the same row, always the same."""
@@ -74,12 +103,17 @@ class Lookup(Factor):
             steps = (ordered[:, 1:] != ordered[:, :-1]).long().cumsum(1)
             steps = torch.nn.functional.pad(steps, [1, 0])[:, :k]
             return torch.empty_like(order).scatter(1, order, steps)
-        offsets = self.rows * torch.arange(examples, device=self.indices.device).unsqueeze(1)
-        places = (self.indices + offsets).flatten()
-        positions = torch.arange(k, dtype=torch.int32, device=places.device).repeat(examples)
+        places = self._places()
+        dtype = _smallest_integer(k)
+        positions = torch.arange(k, dtype=dtype, device=places.device).repeat(examples)
         # Nothing is read from the table but what was written: it needs no first values.
         table = positions.new_empty(examples * self.rows).scatter(0, places, positions)
-        return table[places].view(examples, k)
+        return table[places].view(examples, k).long()
+
+
+def _smallest_integer(largest: int) -> torch.dtype:
+    """Return a dtype for the entries of a table, of which the caches hold the more so."""
+    return torch.int16 if largest < 2**15 else torch.int32
 
 
 #: How many entries a table of all rows for all examples may have; beyond, indices are sorted.

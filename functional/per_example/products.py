@@ -147,7 +147,7 @@ def _is_cheaper_formed(first: Leaf, second: Leaf, meeting: Sequence[tuple[Factor
 
 def _rank(factor: Factor) -> int:
     """Return how many products the gradient of one example is the sum of."""
-    return factor.rank if isinstance(factor, Outer) else factor.operands[0].shape[1]
+    return factor.rank if isinstance(factor, Outer) else factor.operands[-1].shape[1]
 
 
 def _length(factor: Factor) -> int:
