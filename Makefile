@@ -25,6 +25,7 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.optimizers
 	$(BIN)/python -m benchmarks.remat
 	$(BIN)/python -m benchmarks.random_numbers
+	$(BIN)/python -m benchmarks.per_example
 
 clean:
 	rm -rf $(VENV) build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -1,7 +1,7 @@
 """Everything that computes.
 
 The transforms stand here (`pf.jit`, `pf.grad`, `pf.vmap`, ...); `tree`, `random`, `nn`, `losses`,
-`initializers`, `metrics` and `curvature` are modules of their own.
+`initializers`, `metrics`, `per_example` and `curvature` are modules of their own.
 """
 
 from . import curvature, initializers, losses, metrics, nn, per_example, random, tree

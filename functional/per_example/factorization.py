@@ -124,6 +124,8 @@ _VIEWS: dict[Any, Callable[..., Tensor]] = {
 }
 _PLACING = (aten.slice_backward.default, aten.select_backward.default)
 _ZEROS = (aten.zeros.default, aten.zeros_like.default, aten.new_zeros.default)
+_MULTIPLICATIONS = (aten.mul.Scalar, aten.mul.Tensor)
+_DIVISIONS = (aten.div.Scalar, aten.div.Tensor)
 
 
 def _is_plain_sum(node: fx.Node) -> bool:
@@ -141,11 +143,11 @@ def _scale(node: fx.Node, varying: set[fx.Node]) -> tuple[fx.Node, float | fx.No
     """Return a node and the number by which it is multiplied."""
     if node.target is aten.neg.default:
         return node.args[0], -1.0  # type: ignore[return-value]
-    if node.target not in (aten.mul.Tensor, aten.mul.Scalar, aten.div.Tensor, aten.div.Scalar):
+    divides = node.target in _DIVISIONS
+    if not divides and node.target not in _MULTIPLICATIONS:
         return None
     if len(node.args) != 2 or node.kwargs:
         return None
-    divides = node.target in (aten.div.Tensor, aten.div.Scalar)
     for value, number in (node.args, node.args[::-1])[: 1 if divides else 2]:
         if not isinstance(value, fx.Node) or value not in varying:
             continue
@@ -292,12 +294,13 @@ def _lookup(node: fx.Node) -> Term | None:
 def _repeated(node: Any, width: int) -> tuple[fx.Node, float] | None:
     """Return a node of `width` numbers, and a number, whose product is repeated to make another."""
     scale = 1.0
-    while node.target in (aten.mul.Scalar, aten.mul.Tensor, aten.div.Scalar, aten.div.Tensor):
-        node, number = node.args[:2]
-        if not isinstance(node, fx.Node) or not isinstance(number, int | float) or not number:
+    while node.target in (*_MULTIPLICATIONS, *_DIVISIONS):
+        source, number = node.args[:2]
+        if not isinstance(source, fx.Node) or not isinstance(number, int | float) or not number:
             return None
-        scale = scale * number if "mul" in str(node.target) else scale / number
-    if node.target is not aten.expand.default or node.meta["val"].shape[-1] != width:
+        scale = scale * number if node.target in _MULTIPLICATIONS else scale / number
+        node = source
+    if node.target is not aten.expand.default:
         return None
     source = node.args[0]
     is_single = source.meta["val"].numel() == width == source.meta["val"].shape[-1]

@@ -6,6 +6,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from purefn.functional import tree
+from purefn.functional.per_example import clipped_grad
+from purefn.functional.per_example.calls import Call
+from purefn.functional.per_example.factored import factored
+
 BATCH = 3
 FORWARD = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -171,3 +176,36 @@ def test_one_position(oracle, convolve, method):
         return oracle.energy(convolve((x * x.sin()).mT, params, padding=1))
 
     oracle.assert_clips(losses, normal(2, 2, 3), normal(BATCH, 1, 2), methods=(method,))
+
+
+@pytest.mark.parametrize(
+    ("transposed", "options"),
+    [
+        (False, {}),
+        (False, {"stride": 2, "padding": 1}),
+        (False, {"dilation": 2, "groups": 2}),
+        (True, {"stride": 2, "padding": 1, "output_padding": 1}),
+        (True, {"groups": 2}),
+    ],
+)
+def test_a_group_for_each_example(oracle, transposed, options):
+    # In float32, and with as many channels and places as it takes.
+    torch.manual_seed(0)
+    groups = options.get("groups", 1)
+    x, w = normal(BATCH, 16 * groups, 18, 18), normal(16 * groups, 16, 3, 3) / 12
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+
+    def losses(params, x):
+        return oracle.energy(convolve(x, params, **options))
+
+    factor = factored(Call("norms", losses, (w.float(), x.float()))).leaves[0].parts[0].factor
+    assert factor._has_fast_groups()
+    assert not factored(Call("norms", losses, (w, x))).leaves[0].parts[0].factor._has_fast_groups()
+    single, double = (
+        clipped_grad(losses, 5.0, method="auto")(tree.cast(w, dtype), tree.cast(x, dtype))
+        for dtype in (torch.float32, torch.float64)
+    )
+    oracle.assert_equal(single.norms.double(), double.norms, "norms", rtol=1e-5)
+    oracle.assert_equal(single.grads.double(), double.grads, "sums", rtol=1e-5)
+    formed = factor.widened().materialized().double()
+    oracle.assert_equal(formed, oracle.gradients(losses, w, x)[0], "formed", rtol=1e-5)

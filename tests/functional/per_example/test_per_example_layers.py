@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import purefn.functional as pf
+from purefn.functional.per_example import lookups
 
 BATCH = 3
 
@@ -155,6 +156,34 @@ def test_every_spelling_of_a_lookup(oracle, lookup):
     oracle.assert_clips(losses, normal(*shape), batch)
     if is_understood:
         assert oracle.understood(losses, normal(*shape), batch)
+
+
+BAGS = {
+    "sum": lambda e, i: F.embedding(i, e).sum(1),
+    "mean": lambda e, i: F.embedding(i, e).mean(1),
+    "scaled": lambda e, i: (F.embedding(i, e) * 3).mean(1) / 7,
+    "negated": lambda e, i: -F.embedding(i, e).sum(1),
+    "of two": lambda e, i: F.embedding(i[:, :2], e).mean(1) + F.embedding(i[:, 2:], e).sum(1),
+    "of one": lambda e, i: F.embedding(i[:, :1], e).sum(1),
+    "with padding": lambda e, i: F.embedding(i, e, padding_idx=2).mean(1),
+    "in rows": lambda e, i: F.embedding(i.unflatten(1, (2, -1)), e).mean(2),
+    "of all rows": lambda e, i: F.embedding(i, e).mean((1, 2), keepdim=True),
+}
+
+
+@pytest.mark.parametrize("bag", BAGS)
+@pytest.mark.parametrize("table", [2**22, 1], ids=["counted", "sorted"])
+def test_rows_that_are_added_up(oracle, monkeypatch, bag, table):
+    monkeypatch.setattr(lookups, "LARGEST_TABLE", table)
+    torch.manual_seed(0)
+
+    def losses(params, i):
+        return oracle.energy(BAGS[bag](params, i))
+
+    # Some rows come up more than once.
+    batch = torch.tensor([[0, 1, 1, 2, 1, 0], [2, 2, 2, 2, 2, 2], [0, 1, 2, 3, 0, 3]])
+    oracle.assert_clips(losses, normal(4, 3), batch, methods=("ghost", "auto", "materialize"))
+    assert oracle.understood(losses, normal(4, 3), batch)
 
 
 @pytest.mark.parametrize("mode", ["sum", "mean", "max"])
