@@ -463,6 +463,42 @@ def test_ordinary_training_is_not_touched():
     assert lowered.graph(contracted=True).operators == lowered.graph().operators
 
 
+FIELDS = {
+    "each field has its rows": lambda: torch.arange(0, 35, 5),
+    "with an axis for the examples": lambda: torch.arange(0, 35, 5)[None],
+    "each example has its rows": lambda: torch.arange(0, 35, 5)[:, None],
+}
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+def test_offsets_of_rows_that_are_not_those_of_examples(fields, always):
+    # As many examples as fields: functorch would add the same numbers, or numbers as these.
+    normal.generator = torch.Generator().manual_seed(1)
+    table, index = normal(35, 3), torch.arange(BATCH * 7).reshape(BATCH, 7) % 6 % 5
+    index[:-1, 2] += 7  # beyond what belongs to the example or field
+
+    def norm(table):
+        def loss(table):
+            return F.embedding(index + FIELDS[fields](), table).tanh().square().sum((1, 2)).mean()
+
+        return pf.grad(loss)(table).square().sum().sqrt()
+
+    assert_close(pf.jit(norm, backend="eager")(table), norm(table), 1e-12)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2), (BATCH, 0, 2), (BATCH, 3, 0)])
+def test_nothing_is_summed(shape):
+    normal.generator = torch.Generator().manual_seed(1)
+    params = {"weight": normal(3, shape[-1])}
+
+    def loss(params, x, _):
+        return (x @ params["weight"].T).tanh().square().sum()
+
+    batch = normal(*shape), LABELS[: shape[0]]
+    found = pf.jit(clipped(loss), backend="eager")(params, *batch)
+    torch.testing.assert_close(found, clipped(loss)(params, *batch))
+
+
 def test_can_be_left_out():
     loss, params, *batch = network("mlp")
     options = {"contract_per_example": False}

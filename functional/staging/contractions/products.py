@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -157,7 +157,7 @@ def _arguments(node: fx.Node) -> tuple[Any, ...]:
 def product(node: fx.Node) -> Found | None:
     """Return the product that a node forms and the axes of the node; None if it forms none."""
     recognise = _PRODUCTS.get(node.target)
-    if recognise is None or not _is_real(node):
+    if recognise is None or not _is_real(node) or any(map(_is_empty, node.all_input_nodes)):
         return None
     found = recognise(node)
     if found is None:
@@ -172,6 +172,11 @@ def product(node: fx.Node) -> Found | None:
 def _is_real(node: fx.Node) -> bool:
     value = node.meta.get("val")
     return isinstance(value, Tensor) and value.dtype.is_floating_point
+
+
+def _is_empty(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and not value.numel()
 
 
 def _shape(node: Any) -> torch.Size:
@@ -255,17 +260,28 @@ def _lookup(node: fx.Node) -> Found | None:
 
 
 def _without_offsets(indices: Any, rows: int) -> fx.Node | None:
-    """Return `x` of `x + arange(examples)[:, None] * rows`."""
+    """Return `x` of `x + arange(examples)[:, None] * rows`, which functorch adds backwards.
+
+    Who adds that to look rows up, forwards, may mean other rows than those of an example.
+    """
     if getattr(indices, "target", None) is not aten.add.Tensor:
         return None
     own, offsets = indices.args
+    if any(user.target is not aten.embedding_dense_backward.default for user in indices.users):
+        return None
+    if _shape(own) != _shape(indices) or not _varies_by_example(offsets, _shape(own)):
+        return None
     while getattr(offsets, "target", None) in (aten.view.default, aten.unsqueeze.default):
         offsets = offsets.args[0]
-    counts = getattr(offsets, "target", None) in (aten.arange.start_step, aten.arange.start)
-    if not counts or _shape(own) != _shape(indices):
+    if getattr(offsets, "target", None) not in (aten.arange.start_step, aten.arange.start):
         return None
     start, _, step = (*offsets.args, 1)[:3]
     return own if start == 0 and step == rows else None
+
+
+def _varies_by_example(offsets: Any, shape: Sequence[int]) -> bool:
+    """Say whether numbers that are added to a tensor differ along its first axis only."""
+    return isinstance(offsets, fx.Node) and _shape(offsets) == (shape[0], *[1] * (len(shape) - 1))
 
 
 _PRODUCTS: dict[Any, Callable[[fx.Node], Found | None]] = {
