@@ -47,8 +47,8 @@ def adapt_max_norm(
     mask
         Shape (batch,), boolean; examples where it is False count for nothing.
     batch_size
-        B. The number of examples unless given; private training gives the expected one, which
-        tells nothing of the batch, and must.
+        B. The number of examples unless given (where there are none, the bound stays); private
+        training gives the expected one, which tells nothing of the batch, and must.
     noise
         The standard deviation, in examples, of the noise on the count; 0 is not private. One
         example moves a count by 1/2, so for the step to have the noise multiplier z as a whole, the
@@ -90,15 +90,19 @@ def adapt_max_norm(
         )
     drawn = [torch.zeros(())] * len(limits)
     if key is not None and noise:
-        drawn = [random.normal(part, ()) for part in random.split(key, len(limits))]
+        # Of float64, so that the tails are whole: `privacy.noise` says what others give away.
+        keys = random.split(key, len(limits))
+        drawn = [random.normal(part, (), torch.float64) for part in keys]
 
     def adapted(bound: float | Tensor, norms: Tensor, drawn: Tensor) -> Tensor:
         counted = _counted(norms, mask)
         bound = torch.as_tensor(bound, dtype=_dtype(bound, norms), device=norms.device)
-        votes = torch.where(counted, (norms <= bound).to(norms.dtype) - 0.5, 0.0)
-        size = counted.sum() if batch_size is None else batch_size
-        below = 0.5 + (votes.sum() + noise * drawn.to(votes)) / size
-        return bound * torch.exp(-lr * (below - quantile)).to(bound.dtype)
+        votes = torch.where(counted, (norms <= bound).double() - 0.5, 0.0).sum()
+        # Nothing that is counted adds nothing, whatever it is divided by.
+        size = counted.sum().clamp_min(1) if batch_size is None else batch_size
+        below = 0.5 + (votes + noise * drawn.to(votes)) / size
+        moved = bound * torch.exp(-lr * (below - quantile)).to(bound.dtype)
+        return moved if batch_size is not None else torch.where(counted.any(), moved, bound)
 
     return tree.unflatten(structure, list(map(adapted, limits, rows, drawn)))
 

@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 from .. import tree
 from ..autodiff.inputs import Argnums, Inputs
 from ..border import argument_name, check_callable, describe, function_name, tensor_leaves
+from ..staging.errors import explaining
 
 #: `losses_fn(params, *batch)` returns one loss for each example.
 LossesFunction = Callable[..., Any]
@@ -64,7 +65,7 @@ class Call:
         parts = tree.unflatten(self._batch_structure, batch)
         for place, part in zip(self._places, parts, strict=True):
             args[place] = part
-        with _BatchableOperators():
+        with explaining(f"{self.transform}({self.name})"), _BatchableOperators():
             output = self.losses_fn(*args)
         if not self.has_aux:
             return output, None

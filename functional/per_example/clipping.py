@@ -14,9 +14,10 @@ from .. import tree
 from ..autodiff.inputs import Argnums, check_argnums
 from ..border import describe
 from ..control import scan
+from ..losses.checks import values_are_visible
 from . import groups as grouping
 from .calls import Call, LossesFunction, check_count
-from .factors import computed_once
+from .factors import computed_once, widened
 from .gradients import by_label, by_method, squared_norms, total_of
 from .groups import Groups
 from .leaves import Method, check_method
@@ -30,7 +31,8 @@ Norms = dict[Hashable, Tensor]
 class ClippedGrad(NamedTuple):
     """A sum of clipped gradients, and what is known about it.
 
-    `grads` is a tree like the parameters: the *sum* over examples. `values` (batch,) are the
+    `grads` is a tree like the parameters, in float32 where they are narrower: the *sum* over
+    examples. `values` (batch,) are the
     losses, `norms` (batch,) the L2 norms before clipping, or a dict of them by label where
     parameters are grouped. `sensitivity`, a 0-d tensor, bounds the L2 norm of what one example adds
     to `grads`. `aux` is what `losses_fn` returned besides, or None.
@@ -114,13 +116,16 @@ def clipped_grad(
     C < n < inf             its gradient times C / n
     C = 0                   zeros; with `rescale`, its gradient times 1 / n (zeros for n = 0)
     C = inf                 its gradient; `rescale` is refused
-    n infinite or NaN       zeros; without `nan_safe` NaN, where its gradient is not finite
+    n infinite or NaN       zeros; without `nan_safe` what its weight makes of it, NaN or infinite
+                            where its gradient is
     masked                  zeros
     ======================  ==============================================================
 
     The norm is computed in the dtype of the gradients (float32 for narrower ones) and is infinite
-    where its square, or the square of what a ghost norm multiplies, is. A traced bound that is
-    negative counts as 0, one that is NaN makes the sum NaN. The sensitivity holds to rounding: a
+    where its square, or the square of what a ghost norm multiplies, is; it is 0 where its square
+    underflows (below 1e-22 in float32), so bounds of that size mean nothing. A traced bound that is
+    negative counts as 0; one that is NaN, or infinite with `rescale`, makes the
+    sensitivity NaN. The sensitivity holds to rounding: a
     ghost norm adds up products over positions, and where these cancel the gradient to a fraction r
     of what they are, its relative error is that of the dtype divided by r squared.
 
@@ -139,10 +144,10 @@ def clipped_grad(
         return _bounds(max_norm, labels, like)
 
     def weigh(norm: Tensor, bound: Tensor) -> Tensor:
-        largest = torch.maximum(norm, bound)
-        if rescale:
-            return torch.where(largest == 0, 0, 1 / largest)
-        return torch.where(norm <= bound, 1, bound / norm)
+        # A norm of 0 may be that of a gradient whose square underflows: it counts for nothing.
+        weight = 1 / torch.maximum(norm, bound)
+        weight = weight if rescale else torch.where(norm <= bound, 1, bound / norm)
+        return torch.where(norm == 0, 0, weight)
 
     return _weighted_grad(
         "clipped_grad", losses_fn, bounds, weigh, rescale, method=method, groups=groups, mask=mask,
@@ -176,7 +181,8 @@ def normalized_grad(
     Parameters
     ----------
     stability
-        gamma > 0, which keeps the order of small gradients.
+        gamma > 0, a number or a 0-d tensor, which keeps the order of small gradients. One that is
+        traced and not above 0 makes the sensitivity NaN.
 
     All others are those of `clipped_grad`.
 
@@ -188,11 +194,13 @@ def normalized_grad(
     >>> normalized_grad(losses, stability=1.0)(params, x).grads
     {'w': tensor([0.5000, 0.6667])}
     """
-    if not isinstance(stability, Tensor) and not stability > 0:
-        raise ValueError(f"normalized_grad: expected stability > 0, got {stability!r}.")
+    _check_scalar("normalized_grad", "stability", stability)
+    if _is_known(stability) and not stability > 0:
+        raise ValueError(f"normalized_grad: expected stability > 0, got {_number(stability)!r}.")
 
     def bounds(labels: Sequence[Hashable], like: Tensor) -> dict[Hashable, Tensor]:
-        return {label: like.new_ones(()) for label in labels}
+        is_usable = torch.as_tensor(stability, device=like.device) > 0
+        return dict.fromkeys(labels, like.new_ones(()).masked_fill(~is_usable, math.nan))
 
     def weigh(norm: Tensor, bound: Tensor) -> Tensor:
         return bound / (norm + stability)
@@ -245,6 +253,8 @@ def _weighted_grad(
             dropped = computed_once(dropped)
             weights = {label: w.masked_fill(dropped, 0) for label, w in weights.items()}
             leaves = [leaf.without(dropped) for leaf in leaves]
+        # Rounded to half precision, a sum of many moves by more than what one example adds.
+        leaves = [leaf.widened() for leaf in leaves]
         weights = {label: computed_once(w) for label, w in weights.items()}
         sums = [
             leaf.weighted_sum(weights[label]) for leaf, label in zip(leaves, labels, strict=True)
@@ -266,7 +276,7 @@ def _weighted_grad(
             sums, values, norms, aux = _in_parts(some, call, keep, size)
         limits = bounds(list(norms), total_of(list(norms.values()), call.size))
         squares = [
-            torch.ones_like(limit) if has_unit_bounds else limit.square()
+            1 + 0 * limit if has_unit_bounds else limit.square()  # NaN for no usable bound
             for limit in limits.values()
         ]
         sensitivity = total_of(squares, 0).sqrt()
@@ -286,7 +296,7 @@ def _in_parts(some: Callable[..., Any], call: Call, keep: Tensor | None, size: i
         return [a + b for a, b in zip(total, sums, strict=True)], rest
 
     parts = tree.map(lambda x: x[:whole].unflatten(0, (-1, size)), (call.batch, keep))
-    total, rest = scan(step, [torch.zeros_like(param) for param in call.params], parts)
+    total, rest = scan(step, [torch.zeros_like(widened(p)) for p in call.params], parts)
     rest = tree.map(lambda x: x.flatten(0, 1), rest)
     if whole < call.size:
         last = tree.map(lambda x: x[whole:], (call.batch, keep))
@@ -302,18 +312,33 @@ def _check_bounds(max_norm: Bounds, groups: Groups, rescale: bool) -> None:
             "parameter has which label."
         )
     for bound in max_norm.values() if isinstance(max_norm, Mapping) else [max_norm]:
-        if isinstance(bound, Tensor):
-            if bound.ndim or not bound.is_floating_point():
-                raise ValueError(
-                    f"clipped_grad: max_norm is {describe(bound)}, expected a number or a 0-d "
-                    "floating tensor."
-                )
-        elif isinstance(bound, bool) or not isinstance(bound, int | float) or not bound >= 0:
-            raise ValueError(f"clipped_grad: expected max_norm >= 0, got {bound!r}.")
-        elif rescale and math.isinf(bound):
+        _check_scalar("clipped_grad", "max_norm", bound)
+        if not _is_known(bound):
+            continue
+        if not bound >= 0:
+            raise ValueError(f"clipped_grad: expected max_norm >= 0, got {_number(bound)!r}.")
+        if rescale and math.isinf(bound):
             raise ValueError(
                 "clipped_grad: nothing can be divided by max_norm=inf; leave rescale=False."
             )
+
+
+def _check_scalar(transform: str, name: str, value: Any) -> None:
+    if isinstance(value, Tensor) and (value.ndim or not value.is_floating_point()):
+        raise ValueError(
+            f"{transform}: {name} is {describe(value)}, expected a number or a 0-d floating tensor."
+        )
+    if isinstance(value, bool) or not isinstance(value, int | float | Tensor):
+        raise ValueError(f"{transform}: expected a number for {name}, got {value!r}.")
+
+
+def _is_known(value: float | Tensor) -> bool:
+    """Say whether Python may look at a number."""
+    return not isinstance(value, Tensor) or values_are_visible(value)
+
+
+def _number(value: float | Tensor) -> float:
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _bounds(max_norm: Bounds, labels: Sequence[Hashable], like: Tensor) -> dict[Hashable, Tensor]:

@@ -113,6 +113,10 @@ class Leaf:
         """Return the gradients with zeros for the examples that `dropped` marks."""
         return self._mapped(lambda factor: factor.without(dropped), self.like)
 
+    def widened(self) -> Leaf:
+        """Return the gradients in a dtype that they can be added up in."""
+        return self._mapped(Factor.widened, widened(self.like))
+
     @property
     def is_ghostly(self) -> bool:
         """Whether the norms of the sum can be had without forming it."""

@@ -53,24 +53,36 @@ class ValuelessError(TraceError):
         self.what, self.reason = what, reason
 
 
-def explain(error: Exception, name: str) -> Exception:
-    """Return the exception that tells the user why tracing failed with `error`.
+def explain(error: Exception, who: str) -> Exception:
+    """Return the exception that tells the user why `who`, in words, cannot trace a function.
 
     An error of the function itself, a layer's complaint about a shape say, is the better message
     and returned as it is; others become a `TraceError` that names the line and what to write.
     """
     if isinstance(error, ValuelessError):
-        return _trace_error(error, name, error.what, error.reason)
+        return _trace_error(error, who, error.what, error.reason)
     if isinstance(error, TraceError):
         return error
     if _is_raised_on_purpose(error):
         return error
     for sign in _SIGNS:
         if isinstance(error, sign.kinds) and sign.is_in(str(error)):
-            return _trace_error(error, name, sign.what, sign.reason)
+            return _trace_error(error, who, sign.what, sign.reason)
     if isinstance(error, TypeError | AttributeError) and _passed_numpy(error):
-        return _trace_error(error, name, "gives a traced tensor to numpy", "numpy")
+        return _trace_error(error, who, "gives a traced tensor to numpy", "numpy")
     return error
+
+
+@contextlib.contextmanager
+def explaining(who: str) -> Iterator[None]:
+    """Raise what `explain` makes of an error within."""
+    try:
+        yield
+    except Exception as error:
+        explained = explain(error, who)
+        if explained is error:
+            raise
+        raise explained from error
 
 
 @contextlib.contextmanager
@@ -95,8 +107,8 @@ def compiling(name: str, backend: object, compiler: str) -> Iterator[None]:
         ) from error
 
 
-def _trace_error(error: Exception, name: str, what: str, reason: str) -> TraceError:
-    return TraceError(f"jit({name}) {what}{_place(error)}. {_INSTEAD[reason]}{_DEBUG}")
+def _trace_error(error: Exception, who: str, what: str, reason: str) -> TraceError:
+    return TraceError(f"{who} {what}{_place(error)}. {_INSTEAD[reason]}{_DEBUG}")
 
 
 #: What became of a traced tensor that is used after its trace.
@@ -104,23 +116,23 @@ OUTLIVED = (
     "It was stored in a global, an attribute or a list, and has no value. Return it from the "
     "function instead."
 )
-_DEBUG = " To look at it step by step, run it within `pf.disable_jit()`."
+_DEBUG = " To look at a jitted function step by step, run it within `pf.disable_jit()`."
 _NO_VALUES = "While a function is traced, tensors have shapes and dtypes but no values, so "
 _INSTEAD = {
     "shape": f"{_NO_VALUES}`nonzero`, `unique` and boolean masks have no shape to give. Keep the "
-    "shape and select with `torch.where`, or do this outside of jit.",
+    "shape and select with `torch.where`, or do this outside.",
     "value": f"{_NO_VALUES}`if`, `while`, `bool()`, `int()` and `.item()` cannot look at one. Use "
     "`torch.where` or `pf.cond` for a choice that depends on data, `pf.while_loop`, "
     "`pf.fori_loop` or `pf.scan` for a loop; or mark an argument that is a setting as static "
     "(static_argnames).",
     "print": f"{_NO_VALUES}there are no digits to show. Without a format (`{{x}}`) shape and dtype "
-    "are shown; to see the value, return it and print it outside of jit.",
+    "are shown; to see the value, return it and print it outside.",
     "numpy": f"{_NO_VALUES}numpy has nothing to compute with. Use the torch function of the same "
     "name, compute it outside and pass it as an argument, or mark it static (static_argnames).",
     "stack": "`torch.tensor` reads numbers; join tensors with `torch.stack` or `torch.cat`.",
     "library": f"{_NO_VALUES}what is not written in torch operators cannot read one. Call it "
-    "outside of jit, or make it an operator with `torch.library.custom_op`.",
-    "operator": "Give it a `torch.library.register_fake`, or call it outside of jit.",
+    "outside, or make it an operator with `torch.library.custom_op`.",
+    "operator": "Give it a `torch.library.register_fake`, or call it outside.",
     "outlived": OUTLIVED,
 }
 

@@ -16,7 +16,7 @@ from . import arguments, donation, graphs, tails
 from .aliasing import plan_donation
 from .assembly import Settings, compile_pure, copied
 from .containers import builder
-from .errors import DonationWarning, explain
+from .errors import DonationWarning, explaining
 from .surroundings import unchanged
 from .tracing import Trace, storage_id, trace
 
@@ -41,14 +41,8 @@ def trace_call(
         args, kwargs = tree.unflatten(structure, tensors)
         return tensor_leaves("jit", "output", fun(*args, **kwargs))
 
-    try:
-        with unchanged(names.fun, names.name):
-            traced = trace(interpret, leaves)
-    except Exception as error:
-        explained = explain(error, names.name)
-        if explained is error:
-            raise
-        raise explained from error
+    with explaining(f"jit({names.name})"), unchanged(names.fun, names.name):
+        traced = trace(interpret, leaves)
     for index, operation in traced.written.items():
         is_argument = index < len(leaves)
         what = "its argument" if is_argument else "a tensor that it did not make:"

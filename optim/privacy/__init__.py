@@ -24,7 +24,7 @@ a `ClippedGrad` is taken, whose sum carries its sensitivity); a batch size that 
 drawn; a sensitivity that is no positive finite number; a loss that mixes examples, such as batch
 norm (by `per_example`); one key for the models of a `vmap`; shuffled batches accounted as Poisson
 samples; a Poisson batch cut off without a word; a matrix mechanism that runs past its steps; fixed
-sizes accounted without the factor 2 of replacing an example.
+sizes accounted without the factor 2 of replacing an example; sums rounded to half precision.
 
 What nobody but you can see:
 
@@ -39,7 +39,8 @@ What nobody but you can see:
   that were taken are all counted. `expected_batch_size` is what the sampling expects.
 - A person with several rows. Epsilon is that of a row.
 - Whether delta is well below one over the number of rows, and which data sets count as adjacent:
-  adding or removing one row, or replacing one, where epsilon of the former is up to twice as good.
+  adding or removing one row, or replacing one, which with the same noise costs more than twice the
+  epsilon.
 - Floating point. Noise is drawn and added in float64, so that its tails are whole, but numbers of
   finite precision are no real numbers (Mironov 2012), and threefry is no cipher made for secrecy.
 """

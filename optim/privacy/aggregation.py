@@ -12,7 +12,15 @@ from .. import checks
 from ..leafwise import Scalar, leafwise
 from ..moments import first_step
 from ..transformation import Aggregation, GradientTransformation
-from .noise import as_key, check_batch_size, clipped_sum, deviation, own_key, standard_normal
+from .noise import (
+    as_key,
+    check_batch_size,
+    clipped_sum,
+    deviation,
+    in_dtypes_of,
+    own_key,
+    standard_normal,
+)
 
 __all__ = ["DPAggregateState", "dp_aggregate"]
 
@@ -53,7 +61,8 @@ def dp_aggregate(
     -------
     GradientTransformation
         Its `update(updates, state, params)` takes a `per_example.ClippedGrad` and returns a tree
-        like the parameters, in their dtypes. Noise is drawn and added in float64.
+        like the parameters, in their dtypes, or those of the sum where they are not given. Noise is
+        drawn and added in float64.
 
     Raises
     ------
@@ -62,9 +71,9 @@ def dp_aggregate(
         gradients are no `ClippedGrad`.
     ValueError
         `noise_multiplier` is negative, `expected_batch_size` not positive; in `update`, the
-        sensitivity is no positive finite number (under `jit` and `vmap`, where it cannot be seen,
-        the updates are NaN), a gradient does not match `params`, or models under one `vmap` share
-        the key.
+        sensitivity is no positive finite number, or a tensor `noise_multiplier` negative (under
+        `jit` and `vmap`, where that cannot be seen, the updates are NaN), a gradient does not match
+        `params` or is narrower than float32, or models under one `vmap` share the key.
 
     Examples
     --------
@@ -80,7 +89,7 @@ def dp_aggregate(
     >>> clipped = per_example.clipped_grad(losses, max_norm=0.5)(params, torch.eye(3))
     >>> updates, state = optimizer.update(clipped, state, params)
     >>> updates["w"].round(decimals=3)
-    tensor([-0.1190,  0.0630, -0.2240])
+    tensor([ 0.1060, -0.0740, -0.1500])
     """
     checks.non_negative("noise_multiplier", noise_multiplier)
     check_batch_size("dp_aggregate", expected_batch_size)
@@ -108,6 +117,6 @@ def dp_aggregate(
             {"updates.grads": grads, "noise": standard_normal(sample_key, grads)},
             same_dtypes=False,
         )
-        return noisy, DPAggregateState(state.count + 1, rng_key)
+        return in_dtypes_of(params, noisy), DPAggregateState(state.count + 1, rng_key)
 
     return GradientTransformation(init, Aggregation(update))

@@ -17,7 +17,15 @@ from ..leafwise import HALF, Scalar
 from ..moments import first_step
 from ..transformation import Aggregation, GradientTransformation
 from .factorization import BandedToeplitz, Participation
-from .noise import as_key, check_batch_size, clipped_sum, deviation, own_key, standard_normal
+from .noise import (
+    as_key,
+    check_batch_size,
+    clipped_sum,
+    deviation,
+    in_dtypes_of,
+    own_key,
+    standard_normal,
+)
 
 __all__ = ["DPCorrelatedState", "dp_correlated_aggregate"]
 
@@ -144,7 +152,7 @@ def dp_correlated_aggregate(
             grads,
             noise,
         )
-        return noisy, DPCorrelatedState(state.count + 1, rng_key, history)
+        return in_dtypes_of(params, noisy), DPCorrelatedState(state.count + 1, rng_key, history)
 
     return GradientTransformation(init, Aggregation(update))
 

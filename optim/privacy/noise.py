@@ -13,7 +13,10 @@ from ...functional.control.levels import is_batched
 from ...functional.losses.checks import values_are_visible
 from ...functional.per_example import ClippedGrad
 from .. import checks
-from ..leafwise import Scalar, working
+from ..leafwise import HALF, Scalar, working
+
+#: What is folded into keys for noise: letters of the word.
+_NOISE = int.from_bytes(b"nois", "big")
 
 
 def standard_normal(key: Tensor, like: tree.PyTree) -> tree.PyTree:
@@ -49,16 +52,33 @@ def clipped_sum(who: str, updates: Any, params: tree.PyTree | None) -> tree.PyTr
         )
     grads = updates.grads
     checks.trainable(grads, "updates.grads")
+    for name, leaf in zip(
+        tree.path_strings(grads, "updates.grads"), tree.leaves(grads), strict=True
+    ):
+        if leaf.dtype in HALF:
+            raise ValueError(
+                f"{who}.update: {name} is {leaf.dtype}, expected float32 or wider. Rounded to so "
+                "few bits, a sum moves by more than its sensitivity with one example: leave it as "
+                "clipped_grad returns it."
+            )
     if params is not None:
-        checks.same_leaves({"params": params, "updates.grads": grads})
+        wide = frozenset({"updates.grads"})
+        checks.same_leaves({"params": params, "updates.grads": grads}, any_width=wide)
     return grads
+
+
+def in_dtypes_of(params: tree.PyTree | None, grads: tree.PyTree) -> tree.PyTree:
+    """Return private gradients, which rounding keeps private, in the dtypes of the parameters."""
+    if params is None:
+        return grads
+    return tree.map(lambda param, grad: grad.to(param.dtype), params, grads)
 
 
 def deviation(who: str, noise_multiplier: Scalar, sensitivity: Tensor) -> Tensor:
     """Return the standard deviation of the noise, a 0-d float64 tensor.
 
-    A sensitivity that is no positive finite number is refused where its value can be seen, and
-    makes the noise NaN where it cannot.
+    A sensitivity that is no positive finite number, or a negative noise multiplier, is refused
+    where its value can be seen, and makes the noise NaN where it cannot.
     """
     is_usable = (sensitivity > 0) & torch.isfinite(sensitivity)
     if values_are_visible(sensitivity) and not is_usable:
@@ -66,6 +86,14 @@ def deviation(who: str, noise_multiplier: Scalar, sensitivity: Tensor) -> Tensor
             f"{who}.update: the sensitivity of the clipped gradients is {sensitivity.item()}, "
             "expected a positive finite number: clip with such a max_norm."
         )
+    if isinstance(noise_multiplier, Tensor):
+        is_noise = noise_multiplier >= 0
+        if values_are_visible(noise_multiplier) and not is_noise:
+            raise ValueError(
+                f"{who}.update: noise_multiplier is {noise_multiplier.item()}, expected a number "
+                "that is at least 0."
+            )
+        is_usable = is_usable & is_noise
     return torch.where(is_usable, noise_multiplier * sensitivity.double(), torch.nan)
 
 
@@ -80,10 +108,12 @@ def own_key(who: str, key: Tensor, like: tree.PyTree) -> None:
 
 
 def as_key(key: Tensor | int) -> Tensor:
-    """Return `key`, or the key of an integer, refusing what is neither."""
-    seed = random.key(key) if isinstance(key, int) else key
-    random.split(seed)  # refuses what is no key
-    return seed
+    """Return a key for noise of `key`, or of an integer, refusing what is neither.
+
+    Another one than given: if the batches are drawn with that, against all advice, the noise still
+    has numbers of its own.
+    """
+    return random.fold_in(random.key(key) if isinstance(key, int) else key, _NOISE)
 
 
 def check_batch_size(who: str, value: Any) -> None:

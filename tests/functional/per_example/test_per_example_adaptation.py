@@ -75,6 +75,25 @@ def test_an_example_more_moves_the_count_by_a_half(norms, place):
         assert abs(count(norms) - count(fewer)) == pytest.approx(0.5, abs=1e-12)
 
 
+@pytest.mark.parametrize("norms", [torch.zeros(0), torch.ones(2)])
+def test_a_batch_of_nothing_says_nothing(norms):
+    mask = torch.zeros(len(norms), dtype=torch.bool)
+    assert adapt_max_norm(3.0, norms, mask=mask, quantile=0.9) == 3
+    moved = adapt_max_norm(3.0, norms, mask=mask, quantile=0.9, batch_size=8)
+    assert moved.item() == pytest.approx(3 * math.exp(0.2 * 0.4))
+
+
+def test_noise_is_drawn_in_float64():
+    bound, norms = torch.tensor(1.0, dtype=torch.float64), torch.ones(4, dtype=torch.float64)
+    settings = {"quantile": 0.5, "lr": 1.0, "batch_size": 4}
+    still = adapt_max_norm(bound, norms, **settings).log()
+    drawn = [
+        adapt_max_norm(bound, norms, noise=1.0, key=random.key(seed), **settings).log() - still
+        for seed in range(8)
+    ]
+    assert any(abs(x - x.float().double()) > 1e-12 for x in (-4 * torch.stack(drawn)))
+
+
 def test_bounds_by_group_and_under_jit():
     bounds = {"a": torch.tensor(1.0), "b": torch.tensor(4.0)}
     norms = {"a": torch.tensor([2.0, 2.0]), "b": torch.tensor([1.0, 9.0])}

@@ -156,9 +156,38 @@ def test_bounds_that_are_none_are_refused():
         clipped_grad(losses, math.inf, rescale=True)
 
 
-def test_a_traced_bound_that_is_nan_does_not_let_gradients_through():
-    found = clipped_grad(vector_losses, torch.tensor(math.nan))(torch.zeros(2), torch.ones(3, 2))
-    assert not found.grads.isfinite().any()
+@pytest.mark.parametrize("bad", [-1.0, math.nan, math.inf])
+def test_a_tensor_that_is_no_bound(bad):
+    params, x = torch.zeros(2), torch.ones(3, 2)
+
+    def clip(bound, rescale=False):
+        return clipped_grad(vector_losses, bound, rescale=rescale)(params, x)
+
+    if bad != math.inf:
+        with pytest.raises(ValueError, match="expected max_norm >= 0, got"):
+            clip(torch.tensor(bad))
+    with pytest.raises(ValueError, match="max_norm"):
+        clip(torch.tensor(bad), rescale=True)
+    traced = pf.jit(clip, backend="eager")(torch.tensor(bad))
+    rescaled = pf.jit(lambda bound: clip(bound, True), backend="eager")(torch.tensor(bad))
+    if bad < 0:
+        assert not traced.grads.any()
+        assert not traced.sensitivity
+    if math.isnan(bad):
+        assert not traced.grads.isfinite().any()
+        assert traced.sensitivity.isnan()
+    if bad > 0:
+        assert rescaled.sensitivity.isnan()
+
+
+@method_names
+@pytest.mark.parametrize("rescale", [False, True])
+def test_a_gradient_whose_square_underflows_adds_nothing(method, rescale):
+    x = torch.full((1, 3), 1e-25)
+    for bound in (0.0, 1e-39, 1e-30, 1.0):
+        clipped = clipped_grad(vector_losses, bound, rescale=rescale, method=method)
+        assert not clipped(torch.zeros(3), x).grads.any()
+        assert not clipped(torch.zeros(3), torch.zeros(1, 3)).grads.any()
 
 
 # --- Methods, microbatches and chunks ------------------------------------------------------------
@@ -357,6 +386,14 @@ def test_normalized_grad_is_the_equation(oracle, stability, method, microbatch):
 def test_a_stability_that_is_not_positive_is_refused(stability):
     with pytest.raises(ValueError, match="stability > 0"):
         normalized_grad(losses, stability)
+    with pytest.raises(ValueError, match="stability > 0"):
+        normalized_grad(losses, torch.tensor(stability, dtype=torch.float32))
+
+    def normalized(stability):
+        return normalized_grad(vector_losses, stability)(torch.zeros(2), torch.ones(3, 2))
+
+    traced = pf.jit(normalized, backend="eager")(torch.tensor(stability, dtype=torch.float32))
+    assert traced.sensitivity.isnan()
 
 
 # --- In compiled steps ---------------------------------------------------------------------------
@@ -387,11 +424,26 @@ def test_narrow_parameters_have_wide_norms(oracle, method):
     for dtype, rtol in ((torch.bfloat16, 2e-2), (torch.float16, 2e-3)):
         params, narrow = tree.cast(wide, dtype), x.to(dtype)
         found = clipped_grad(losses, 0.5, method=method)(params, narrow)
-        assert {leaf.dtype for leaf in tree.leaves(found.grads)} == {dtype}
+        assert {leaf.dtype for leaf in tree.leaves(found.grads)} == {torch.float32}
         assert found.norms.dtype == found.sensitivity.dtype == torch.float32
         expected = clipped_grad(losses, 0.5)(tree.cast(params, torch.float64), narrow.double())
         oracle.assert_equal(found.norms.double(), expected.norms, rtol=rtol)
         oracle.assert_equal(tree.cast(found.grads, torch.float64), expected.grads, rtol=rtol)
+
+
+@method_names
+@pytest.mark.parametrize("microbatch", [None, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_sum_of_narrow_gradients_moves_by_no_more_than_its_sensitivity(method, microbatch, dtype):
+    torch.manual_seed(0)
+    params, x = torch.zeros(1000, dtype=dtype), torch.randn(512, 1000).add(1).to(dtype)
+
+    def of(mask):
+        clipped = clipped_grad(vector_losses, 1.0, mask=mask, method=method, microbatch=microbatch)
+        return clipped(params, x).grads.double()
+
+    moved = (of(torch.ones(512, dtype=torch.bool)) - of(torch.arange(512) != 7)).norm()
+    assert moved <= 1 + 1e-5
 
 
 @method_names

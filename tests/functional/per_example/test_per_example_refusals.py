@@ -112,6 +112,70 @@ def test_the_batch_norm_of_a_network():
     assert clipped_grad(with_given_statistics, 1.0)(params, X).norms.shape == (5,)
 
 
+def test_a_last_layer_of_zeros_hides_nothing():
+    def normalized(params, x):
+        return F.batch_norm(x, None, None, training=True) @ params
+
+    def centred(params, x):
+        return (x - x.mean(0)) @ params
+
+    for losses_fn in (normalized, centred):
+        refused(losses_fn, torch.zeros(3), X, match="mix examples")
+
+
+def test_a_large_constant_hides_nothing():
+    def relative(params, x):
+        y = x @ params
+        return 1e4 + y - y.mean()
+
+    refused(relative, torch.ones(3), X, match="mix examples.*mean")
+
+
+def test_losses_weighted_by_how_often_their_class_comes_up():
+    def balanced(params, x, labels):
+        rows = F.cross_entropy(x @ params, labels, reduction="none")
+        return rows / F.one_hot(labels, 5).sum(0).to(rows)[labels]
+
+    def shared(params, x, labels):
+        return (x @ params).sum(1) / (labels[:, None] == labels[None, :]).sum(1)
+
+    for losses_fn in (balanced, shared):
+        refused(losses_fn, torch.zeros(3, 5), X, torch.arange(5), match="mix examples")
+
+
+def test_losses_that_tell_nothing_are_looked_at_again():
+    def losses_fn(params, x):
+        return (x @ params).log() + (x @ params).mean()
+
+    grads(losses_fn)(torch.ones(3), -1 - X.abs())  # logarithms of nothing but negative numbers
+    with pytest.raises(ValueError, match="mix examples"):
+        grads(losses_fn)(torch.ones(3), 1 + X.abs())
+
+
+def test_auxiliary_outputs_that_mix_examples():
+    def centred(params, x):
+        y = outputs(params, x)
+        return y.sum(1), {"centred": y - y.mean(0)}
+
+    def counted(params, x):
+        return outputs(params, x).sum(1), torch.arange(len(x))
+
+    with pytest.raises(ValueError, match=r"auxiliary outputs, of centred mix examples.*mean"):
+        grads(centred, has_aux=True)(PARAMS, X)
+    assert len(grads(counted, has_aux=True)(PARAMS, X)[1]) == 5
+
+
+@pytest.mark.parametrize("method", ["auto", "ghost", "materialize"])
+def test_a_choice_that_needs_a_value(method):
+    def losses_fn(params, x):
+        return x @ params if x.sum() > 0 else x @ params * 2
+
+    clipped = clipped_grad(losses_fn, 1.0, method=method)
+    for call in (clipped, pf.jit(clipped, backend="eager")):
+        with pytest.raises(pf.TraceError, match=r"clipped_grad\(losses_fn\) needs the value.*if x"):
+            call(torch.ones(3), X)
+
+
 def test_losses_that_depend_on_the_place_in_the_batch():
     def dropout(params, x):
         return (outputs(params, x) * random.bernoulli(random.key(0), 0.5, (len(x), 4))).sum(1)

@@ -41,11 +41,16 @@ def correlated(noise_multiplier=1.5, key=0, expected_batch_size=8, **options):
 both = pytest.mark.parametrize("make", [independent, correlated])
 
 
+def wide(dtype):
+    return torch.promote_types(dtype, torch.float32)
+
+
 def noise_of(optimizer, params, steps, sensitivity=2.0):
     """Return the noise of each step: what zero gradients become."""
     state, noise = optimizer.init(params), []
     for _ in range(steps):
-        updates, state = optimizer.update(clipped(tree.zeros_like(params), sensitivity), state)
+        zeros = tree.map(lambda leaf: torch.zeros(leaf.shape, dtype=wide(leaf.dtype)), params)
+        updates, state = optimizer.update(clipped(zeros, sensitivity), state, params)
         noise.append(updates)
     return noise
 
@@ -278,6 +283,43 @@ def test_a_sum_that_is_not_of_the_parameters_is_refused(make):
     state = optimizer.init(params)
     with pytest.raises(ValueError, match=r"updates.grads\['w'\]"):
         optimizer.update(clipped(params | {"w": torch.zeros(4)}), state, params)
+
+
+@both
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_sum_in_half_precision_is_refused(make, dtype):
+    params = {"w": torch.zeros(3, dtype=dtype)}
+    optimizer = make()
+    state = optimizer.init(params)
+    with pytest.raises(ValueError, match=r"updates.grads\['w'\] is torch.\w*16, expected float32"):
+        optimizer.update(clipped(params), state, params)
+    grads = per_example.clipped_grad(lambda p, x: x @ p["w"], 2.0)(params, torch.eye(3).to(dtype))
+    updates, _ = optimizer.update(grads, state, params)
+    assert updates["w"].dtype == dtype
+
+
+@both
+def test_a_negative_noise_multiplier_in_a_tensor(make):
+    optimizer = make(noise_multiplier=torch.tensor(-1.0))
+    state = optimizer.init(PARAMS)
+    with pytest.raises(ValueError, match=r"noise_multiplier is -1.0, expected"):
+        optimizer.update(clipped(PARAMS), state, PARAMS)
+
+    def step(noise_multiplier):
+        return make(noise_multiplier=noise_multiplier).update(clipped(PARAMS), state, PARAMS)[0]
+
+    assert pf.jit(step, backend="eager")(torch.tensor(-1.0))["w"].isnan().all()
+    assert not pf.jit(step, backend="eager")(torch.tensor(0.0))["w"].any()
+
+
+def test_noise_does_not_come_from_the_keys_of_batches():
+    key = random.key(3)
+    state = independent(key=key).init(PARAMS)
+    assert not torch.equal(state.rng_key, key)
+    batches = {tuple(random.fold_in(key, step).tolist()) for step in range(100)}
+    for _ in range(100):
+        assert tuple(state.rng_key.tolist()) not in batches
+        _, state = independent(key=key).update(clipped(PARAMS), state)
 
 
 def test_a_run_is_no_longer_than_its_factorization():
