@@ -65,6 +65,10 @@ class Term:
         more = (scale,) if isinstance(scale, fx.Node) else ()
         return replace(self, operands=(*self.operands, *more), make=make_scaled)
 
+    def widened(self) -> Term:
+        """Return the term of parameters that are narrowed where they are used."""
+        return replace(self, make=lambda operands: self.make(operands).widened())
+
     def viewed(self, view: View) -> Term:
         """Return the term with one more view outside of the others."""
         return replace(self, views=(*self.views, view))
@@ -83,6 +87,8 @@ def terms(gradient: fx.Node, varying: set[fx.Node]) -> list[Term]:
         return [term.viewed(view) for term in terms(source, varying)]
     if _is_plain_sum(gradient):
         return [term for part in gradient.args for term in terms(part, varying)]  # type: ignore[arg-type]
+    if _is_widening(gradient):
+        return [term.widened() for term in terms(source, varying)]
     scale = _scale(gradient, varying)
     if scale is not None:
         return [term.scaled(scale[1]) for term in terms(scale[0], varying)]
@@ -137,6 +143,15 @@ def _is_plain_sum(node: fx.Node) -> bool:
             for part in node.args
         )
     )
+
+
+def _is_widening(node: fx.Node) -> bool:
+    """Say whether a gradient in half precision is made one of float32, as of mixed precision."""
+    if node.target is not aten._to_copy.default:
+        return False
+    source, result = node.args[0].meta["val"], node.meta["val"]  # type: ignore[union-attr]
+    is_narrow = source.dtype in (torch.float16, torch.bfloat16)
+    return is_narrow and result.dtype == torch.float32 and source.device == result.device
 
 
 def _scale(node: fx.Node, varying: set[fx.Node]) -> tuple[fx.Node, float | fx.Node] | None:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import purefn.functional as pf
-from purefn.functional.per_example import lookups
+from purefn.functional import tree
+from purefn.functional.per_example import clipped_grad, lookups
 
 BATCH = 3
 
@@ -379,3 +380,31 @@ def test_what_stands_between_layers(oracle, between):
     rtol = 1e-6 if between == "single precision" else 1e-12
     oracle.assert_clips(losses, params, normal(BATCH, 5, 3), mask, rtol=rtol)
     assert "params['w']" in oracle.understood(losses, params, normal(BATCH, 5, 3), mask)
+
+
+# --- Mixed precision: parameters that are narrowed where they are used ---------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_mixed_precision(oracle, dtype):
+    torch.manual_seed(0)
+    shapes = {"table": (9, 4), "w": (5, 4), "kernel": (3, 5, 2), "b": (3,)}
+    params = {name: torch.randn(shape) for name, shape in shapes.items()}
+    batch = indices(9, 200, 6)
+
+    def losses(params, i):
+        narrow = tree.cast(params, dtype)
+        h = F.linear(F.embedding(i, narrow["table"]), narrow["w"]).tanh()
+        h = F.conv1d(h.mT, narrow["kernel"], narrow["b"])
+        return oracle.energy(h.float())
+
+    understood = oracle.understood(losses, params, batch)
+    assert understood == {"params['table']", "params['w']", "params['kernel']"}
+    oracle.assert_clips(losses, params, batch, methods=("ghost", "auto"), rtol=2e-2)
+
+    def summed(mask):
+        # More precise than gradients that are formed and rounded, and than a sum that is.
+        return clipped_grad(losses, 0.1, mask=mask, method="ghost")(params, batch).grads
+
+    moved = tree.map(torch.sub, summed(batch[:, 0] >= 0), summed(torch.arange(200) > 0))
+    assert tree.norm(moved) <= 0.1 * (1 + 1e-4)
