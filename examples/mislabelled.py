@@ -111,13 +111,28 @@ def suspicions(
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def check(settings: Settings) -> None:
+    """Refuse, before any work, what cannot be trained with or ranked."""
+    for name in ("epochs", "checkpoints", "batch_size"):
+        if (value := getattr(settings, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}.")
+    if not 0 < settings.flipped <= 1:
+        raise ValueError(f"--flipped: expected a share in (0, 1], got {settings.flipped}.")
+    if not 0 <= settings.momentum < 1:
+        raise ValueError(f"--momentum: expected a number in [0, 1), got {settings.momentum}.")
+
+
+def find(settings: Settings) -> None:
     """Flip, train, rank and draw."""
-    settings = tyro.cli(Settings, args=arguments)
+    check(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     train_set, held = data.digits()
     flip_key, *keys = random.split(random.key(settings.seed), 3)
-    count = max(round(settings.flipped * len(train_set)), 1)
+    count = round(settings.flipped * len(train_set))
+    if count == 0:
+        raise ValueError(f"--flipped: {settings.flipped} of {len(train_set)} images is none.")
+    if (size := settings.batch_size) > len(train_set):
+        raise ValueError(f"--batch-size: expected at most the {len(train_set)} images, got {size}.")
     labels, is_flipped = flip(train_set.labels, len(train_set.classes), count, flip_key)
 
     checkpoints = train(settings, train_set, labels, keys)
@@ -137,6 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         hits = numbers[count - 1]
         print(f"{hits / count:6.1%} of the first {count} by {name} are flipped ({hits})")
     print(f"see {settings.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings from the command line and find what they flip."""
+    settings = tyro.cli(Settings, args=arguments)
+    try:
+        find(settings)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"mislabelled: {error}") from error
 
 
 if __name__ == "__main__":

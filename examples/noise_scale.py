@@ -11,8 +11,13 @@ noise scale (McCandlish et al. 2018, arXiv:1812.06162)::
 
 Much smaller batches are mostly noise; much larger ones repeat what half of them would have said.
 Numerator and denominator come from the norms of all gradients in a batch and of their mean, which
-one pass gives. The output folder then holds `noise_scale.png`, and `signal.png`, in which
-many batches are drawn to see whether as much of their gradients is noise as predicted.
+one pass gives, so training itself yields an estimate, if a noisy one. Averaged over steps it is
+less noisy and lags: while |G|^2 falls, the average is too low, the more so the larger `--decay`.
+All training images at once give the number itself, at the parameters of one step.
+
+The output folder then holds `noise_scale.png`, the average over the steps and the numbers it is to
+follow, and `signal.png`, in which many batches are drawn at three of these steps to see whether as
+much of their gradients is noise as those numbers predict.
 """
 
 from __future__ import annotations
@@ -39,11 +44,12 @@ class Settings:
     """Measure the gradient noise scale while training."""
 
     dataset: Literal["digits", "mnist", "fashion_mnist"] = "digits"
-    steps: int = 600
+    steps: int = 500
     batch_size: int = 256
-    lr: float = 0.1
-    decay: float = 0.98
-    """How much of the averages of tr(Sigma) and |G|^2 is kept from step to step."""
+    lr: float = 0.05
+    decay: float = 0.9
+    """How much of the averages of tr(Sigma) and |G|^2 is kept from step to step: 0.9 averages the
+    last ten or so."""
     draws: int = 64
     """How many batches of each size are drawn for the check."""
     seed: int = 0
@@ -61,6 +67,35 @@ def losses_fn(params: Any, images: Tensor, labels: Tensor) -> Tensor:
     return losses.cross_entropy(model(params, images), labels)
 
 
+def check(settings: Settings) -> None:
+    """Refuse, before any work, what cannot be trained with or measured."""
+    for name, least in (("steps", 1), ("batch_size", 2), ("draws", 1)):
+        if (value := getattr(settings, name)) < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option}: expected at least {least}, got {value}.")
+    if not 0 <= settings.decay <= 1:
+        raise ValueError(f"--decay: expected a number in [0, 1], got {settings.decay}.")
+
+
+def of_batch(params: Any, images: Tensor, labels: Tensor) -> tuple[Any, Tensor, Tensor]:
+    """Return the mean gradient, the mean loss and the mean squared norm of all gradients."""
+    # Nothing exceeds an infinite bound: this is the plain sum, and the norm of each gradient.
+    total, values, norms, *_ = per_example.clipped_grad(losses_fn, math.inf)(params, images, labels)
+    grads = tree.map(lambda leaf: leaf / len(images), total)
+    return grads, values.mean(), norms.square().mean()
+
+
+def of_all(params: Any, dataset: data.Dataset) -> float:
+    """Return tr(Sigma) / |G|^2 of batches drawn from these images, with no estimate in it.
+
+    `per_example.noise_scale` takes the images for a sample of many more, whose |G|^2 is smaller
+    and, once the images are learned, hard to tell from 0.
+    """
+    grads, _, squared = of_batch(params, dataset.images, dataset.labels)
+    signal = tree.norm(grads) ** 2
+    return ((squared - signal) / signal).item()
+
+
 def make_step(
     settings: Settings, optimizer: optim.GradientTransformation
 ) -> Callable[..., tuple[Any, Any, per_example.RunningNoiseScale, Tensor]]:
@@ -75,17 +110,13 @@ def make_step(
         images: Tensor,
         labels: Tensor,
     ) -> tuple[Any, Any, per_example.RunningNoiseScale, Tensor]:
-        # Nothing exceeds an infinite bound: this is the plain sum, and the norm of each gradient.
-        total, values, norms, *_ = per_example.clipped_grad(losses_fn, math.inf)(
-            params, images, labels
-        )
-        grads = tree.map(lambda leaf: leaf / size, total)
+        grads, loss, squared = of_batch(params, images, labels)
         estimate = per_example.noise_scale_of_batches(
-            norms.square().mean(), tree.norm(grads) ** 2, small_size=1, big_size=size
+            squared, tree.norm(grads) ** 2, small_size=1, big_size=size
         )
         running = running.updated(estimate, settings.decay)
         updates, state = optimizer.update(grads, state, params)
-        row = torch.stack([values.mean(), running.mean.scale])
+        row = torch.stack([loss, running.mean.scale])
         return optim.apply_updates(params, updates), state, running, row
 
     return step
@@ -106,50 +137,71 @@ def share_of_signal(
     return (of_all / of_batches.mean()).item()
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Train; then check the prediction early, midway and at the end."""
-    settings = tyro.cli(Settings, args=arguments)
-    settings.out.mkdir(parents=True, exist_ok=True)
-    train_set, _ = getattr(data, settings.dataset)()
-    init_key, batch_key, check_key = random.split(random.key(settings.seed), 3)
+def train(
+    settings: Settings, train_set: data.Dataset, keys: Sequence[Tensor], moments: Sequence[int]
+) -> tuple[dict[int, Any], list[float], list[float], dict[int, float]]:
+    """Return the parameters that the steps of `moments` start from, and what is seen on the way.
+
+    That is, for each step, the loss and the running noise scale; and, for the moments and some 50
+    steps more, the noise scale of all images, at the parameters that the step starts from.
+    """
     optimizer = optim.sgd(settings.lr)
     step = make_step(settings, optimizer)
-
-    params = model.init(init_key, train_set.images[:1])
+    params = model.init(keys[0], train_set.images[:1])
     state, running = optimizer.init(params), per_example.RunningNoiseScale.start()
-    moments = sorted({max(settings.steps * share // 100, 1) for share in (4, 25, 100)})
     # Independent draws instead of epochs: for them the estimates are unbiased.
-    drawn = random.randint(batch_key, (settings.steps, settings.batch_size), 0, len(train_set))
-    kept, rows = {}, []
+    drawn = random.randint(keys[1], (settings.steps, settings.batch_size), 0, len(train_set))
+    kept, rows, exact = {}, [], {}
+    spacing = max(settings.steps // 50, 1)
     for number, chosen in enumerate(progress := tqdm(drawn, unit=" steps"), start=1):
+        if number in moments:
+            kept[number] = params
+        if number in moments or number % spacing == 0:
+            exact[number] = of_all(params, train_set)
         images, labels = train_set.images[chosen], train_set.labels[chosen]
         params, state, running, row = step(params, state, running, images, labels)
         rows.append(row)
-        if number in moments:
-            kept[number] = params
         if number % 50 == 0:
             loss, scale = row.tolist()
             progress.set_postfix(loss=f"{loss:.3f}", noise_scale=f"{scale:.0f}")
     values, scales = torch.stack(rows).T.tolist()
+    return kept, values, scales, exact
+
+
+def watch(settings: Settings) -> None:
+    """Train; then check the prediction early, midway and at the end."""
+    check(settings)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    train_set, _ = getattr(data, settings.dataset)()
+    *keys, draw_key = random.split(random.key(settings.seed), 3)
+    moments = sorted({max(settings.steps * share // 100, 1) for share in (4, 50, 100)})
+    kept, values, scales, exact = train(settings, train_set, keys, moments)
 
     sizes = [4**power for power in range(6)]
     measured = {
-        number: [share_of_signal(at, train_set, check_key, settings.draws, size) for size in sizes]
+        number: [share_of_signal(at, train_set, draw_key, settings.draws, size) for size in sizes]
         for number, at in kept.items()
     }
     pictures.draw_noise_scale(
-        values, scales, settings.batch_size, moments, settings.out / "noise_scale.png"
+        *(values, scales, exact, settings.batch_size, moments, settings.out / "noise_scale.png")
     )
-    pictures.draw_signal(
-        {number: scales[number - 1] for number in moments},
-        *(sizes, measured, settings.out / "signal.png"),
-    )
+    predicted = {number: exact[number] for number in moments}
+    pictures.draw_signal(predicted, sizes, measured, settings.out / "signal.png")
     for number in moments:
         print(
-            f"step {number:5}: loss {values[number - 1]:.3f}, noise scale "
-            f"{scales[number - 1]:.0f} examples"
+            f"step {number:5}: loss {values[number - 1]:.3f}, noise scale {exact[number]:.0f} "
+            f"examples (running average {scales[number - 1]:.0f})"
         )
     print(f"see {settings.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings from the command line and watch the training they describe."""
+    settings = tyro.cli(Settings, args=arguments)
+    try:
+        watch(settings)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"noise_scale: {error}") from error
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def draw_found(found: dict[str, list[int]], count: int, path: Path) -> None:
         ylim=(0, None),
     )
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)  # lines may be anywhere in the axes
     _save(figure, path)
 
 
@@ -151,7 +151,8 @@ def draw_suspects(
     right = sum(int(given.labels[index] == truth[index]) for index in shown)
     figure.suptitle(
         f"The {len(shown)} most suspicious by {score}: "
-        f"{len(shown) - right} flipped labels (black), {right} that were right (red)"
+        f"{len(shown) - right} flipped labels (black), {right} that were right (red)\n"
+        "Above each image: the label given and, where that was flipped, what it is in truth"
     )
     for place in axes.flat[len(shown) :]:
         place.axis("off")
@@ -171,36 +172,33 @@ def draw_suspects(
 def draw_noise_scale(
     losses: Sequence[float],
     scales: Sequence[float],
+    exact: dict[int, float],
     batch_size: int,
     moments: Sequence[int],
     path: Path,
 ) -> None:
-    """Draw the noise scale over the steps, against the batch size used, and mark the moments."""
+    """Draw the running noise scale over the steps and what it follows, and mark the moments."""
     figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
     first = len(scales) // 50  # averages of few steps are no estimate yet
     # Where noise drowns it, the estimate of |G|^2 comes out negative; nothing is drawn there.
     positive = [scale if scale > 0 else math.nan for scale in scales]
-    axes.plot(range(first + 1, len(scales) + 1), positive[first:], color="0.55", linewidth=1.2)
-    axes.axhline(batch_size, color="tab:red", linestyle="--", linewidth=1)
-    axes.annotate(
-        f"batch size used: {batch_size}",
-        *((1, batch_size), (-6, -12)),
-        color="tab:red",
-        ha="right",
-        xycoords=("axes fraction", "data"),
-        textcoords="offset points",
+    steps = range(first + 1, len(scales) + 1)
+    axes.plot(steps, positive[first:], color="0.6", linewidth=1.2, label="running average")
+    axes.plot(
+        list(exact),
+        list(exact.values()),
+        "o",
+        color="0.35",
+        markersize=3,
+        label="of all training images",
     )
+    label = f"batch size used: {batch_size}"
+    axes.axhline(batch_size, color="tab:red", linestyle="--", linewidth=1, label=label)
     for moment, color in zip(moments, _shades(len(moments)), strict=True):
-        scale, loss = scales[moment - 1], losses[moment - 1]
-        axes.plot(moment, scale, "o", color=color, markersize=9)
-        axes.annotate(
-            f"{scale:.0f}, at a loss of {loss:.2g}",
-            *((moment, scale), (0, -24) if moment == len(scales) else (0, 14)),
-            ha="right" if moment == len(scales) else "left",
-            bbox={"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1},
-            textcoords="offset points",
-        )
-    shown = [batch_size, *(scale for scale in positive[first:] if scale > 0)]
+        label = f"step {moment}: {exact[moment]:.0f}, at a loss of {losses[moment - 1]:.2g}"
+        axes.plot(moment, exact[moment], "o", color=color, markersize=9, label=label)
+    seen = [*positive[first:], *exact.values()]
+    shown = [batch_size, *(scale for scale in seen if scale > 0)]
     axes.set(
         title="How large a batch is worth its price, as training goes on?",
         xlabel="step",
@@ -210,6 +208,7 @@ def draw_noise_scale(
     )
     _number(axes.yaxis)
     axes.grid(alpha=0.3)
+    figure.legend(loc="outside lower center", ncols=2)
     _save(figure, path)
 
 

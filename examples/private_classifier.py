@@ -17,6 +17,7 @@ among them by data that is private spends, too; here the test images count as pu
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -65,15 +66,38 @@ def losses_fn(params: Any, images: Tensor, labels: Tensor) -> Tensor:
     return losses.cross_entropy(model(params, images), labels)
 
 
+def check(settings: Settings) -> None:
+    """Refuse, before any work, what cannot be trained with or accounted for."""
+    for name in ("steps", "report_every"):
+        if (value := getattr(settings, name)) < 1:
+            raise ValueError(f"--{name.replace('_', '-')}: expected at least 1, got {value}.")
+    levels = settings.noise_multipliers
+    if not levels or len(set(levels)) < len(levels) or not all(0 < at < math.inf for at in levels):
+        given = " ".join(f"{level:g}" for level in levels) or "none"
+        raise ValueError(
+            f"--noise-multipliers: expected different numbers greater than 0, got {given}."
+        )
+    if not 0 < settings.max_norm < math.inf:
+        raise ValueError(f"--max-norm: expected a number greater than 0, got {settings.max_norm}.")
+    if not 0 < settings.delta < 1:
+        raise ValueError(f"--delta: expected a number in (0, 1), got {settings.delta}.")
+
+
 def load_data(settings: Settings) -> tuple[data.Dataset, data.Dataset]:
     """Return the train and test parts, their range of 0 to 1 moved to -1 to 1.
 
-    Statistics of the train part would be no better, and would have to be private as well.
+    Statistics of the train part would be no better, and would have to be private as well. A batch
+    larger than the data, or none, is refused.
     """
     train, test = (
         dataclasses.replace(part, images=2 * part.images - 1)
         for part in getattr(data, settings.dataset)()
     )
+    if not 0 < settings.expected_batch_size <= len(train):
+        raise ValueError(
+            f"--expected-batch-size: expected more than 0 and at most the {len(train)} images of "
+            f"the train part, got {settings.expected_batch_size}."
+        )
     return train, test
 
 
@@ -115,9 +139,9 @@ def train(
     return history
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def compare(settings: Settings) -> None:
     """Train without noise and with each noise multiplier; draw accuracy against epsilon."""
-    settings = tyro.cli(Settings, args=arguments)
+    check(settings)
     settings.out.mkdir(parents=True, exist_ok=True)
     parts = load_data(settings)
 
@@ -142,6 +166,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for level, history in histories.items():
         print(f"  epsilon {history[-1][0]:5.2f}: {history[-1][1]:.1%} (noise multiplier {level:g})")
     print(f"see {settings.out}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the settings from the command line and compare what they say."""
+    settings = tyro.cli(Settings, args=arguments)
+    try:
+        compare(settings)
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"private_classifier: {error}") from error
 
 
 if __name__ == "__main__":

@@ -45,3 +45,26 @@ def test_flipped_labels_are_wrong_and_the_others_right(example):
     assert torch.equal(given != labels, is_flipped)
     assert given.min() >= 0
     assert given.max() <= 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--flipped 2", "--flipped: expected a share in (0, 1], got 2.0"),
+        ("--flipped 0", "--flipped: expected a share"),
+        ("--flipped nan", "--flipped: expected a share"),
+        ("--flipped 0.0001", "--flipped: 0.0001 of 1442 images is none"),
+        ("--epochs 0", "--epochs: expected at least 1, got 0"),
+        ("--checkpoints 0", "--checkpoints: expected at least 1, got 0"),
+        ("--batch-size 0", "--batch-size: expected at least 1"),
+        ("--batch-size 5000", "--batch-size: expected at most the 1442 images, got 5000"),
+        ("--momentum 1", "--momentum: expected a number in [0, 1), got 1.0"),
+        ("--lr -1", "lr"),
+    ],
+)
+def test_bad_arguments_end_with_one_line(example, tmp_path, options, message):
+    with pytest.raises(SystemExit) as caught:
+        example.main(["--out", str(tmp_path), *SHORT, *options.split()])
+    said = str(caught.value)
+    assert said.startswith(f"mislabelled: {message}"), said
+    assert "\n" not in said

@@ -41,6 +41,35 @@ def test_runs_share_neither_coins_nor_noise(example, monkeypatch, tmp_path):
     """With one noise for all levels, the difference of two models would tell the gradients."""
     keys = []
     monkeypatch.setattr(example, "train", lambda *arguments: keys.append(arguments[-1]) or [(1, 0)])
-    example.main(["--out", str(tmp_path), *SHORT, "4"])
+    example.main(["--out", str(tmp_path), *SHORT, "8"])
     assert len(keys) == 3
     assert len(torch.stack(keys).unique(dim=0)) == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--steps 0", "--steps: expected at least 1, got 0"),
+        ("--report-every 0", "--report-every: expected at least 1, got 0"),
+        ("--noise-multipliers -1", "--noise-multipliers: expected different numbers"),
+        ("--noise-multipliers 4 0", "--noise-multipliers: expected different numbers"),
+        ("--noise-multipliers 4 4", "--noise-multipliers: expected different numbers"),
+        ("--noise-multipliers inf", "--noise-multipliers: expected different numbers"),
+        ("--noise-multipliers", "--noise-multipliers: expected different numbers"),
+        ("--delta 0", "--delta: expected a number in (0, 1), got 0.0"),
+        ("--delta 2", "--delta: expected a number in (0, 1), got 2.0"),
+        ("--max-norm 0", "--max-norm: expected a number greater than 0, got 0.0"),
+        (
+            "--expected-batch-size 0",
+            "--expected-batch-size: expected more than 0 and at most",
+        ),
+        ("--expected-batch-size 5000", "--expected-batch-size: expected more than 0"),
+        ("--lr -1", "lr"),
+    ],
+)
+def test_bad_arguments_end_with_one_line(example, tmp_path, options, message):
+    with pytest.raises(SystemExit) as caught:
+        example.main(["--out", str(tmp_path), "--backend", "eager", *options.split()])
+    said = str(caught.value)
+    assert said.startswith(f"private_classifier: {message}"), said
+    assert "\n" not in said

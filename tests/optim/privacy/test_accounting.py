@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import integrate, special, stats
 
 from purefn.optim import privacy
-from purefn.optim.privacy import accountants
+from purefn.optim.privacy import accountants, accounting
 
 POISSON = privacy.poisson(0.1)
 FIXED = privacy.fixed_size(batch_size=100, dataset_size=1000)
@@ -171,6 +171,27 @@ def test_noise_multiplier_for_inverts_epsilon(sampling, accountant):
     assert privacy.epsilon(noise * (1 - 2e-5), 1e-5, **options) > 0.7
 
 
+@pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
+@pytest.mark.parametrize("budget", [1e-12, 1e-10, 1e-9])
+def test_noise_multiplier_for_is_least_where_next_to_nothing_may_be_told(sampling, budget):
+    options = {"steps": 1, "sampling": sampling}
+    noise = privacy.noise_multiplier_for(budget, 1e-5, **options)
+    assert privacy.epsilon(noise, 1e-5, **options) <= budget
+    assert privacy.epsilon(noise * (1 - 2e-5), 1e-5, **options) > budget
+
+
+def test_noise_multiplier_for_tries_little_where_trials_are_slow(monkeypatch):
+    """With privacy loss distributions, each takes seconds there."""
+    tried = []
+    cost = accounting._epsilon
+    monkeypatch.setattr(accounting, "_epsilon", lambda *given: tried.append(given) or cost(*given))
+    options = {"steps": 1, "sampling": POISSON, "accountant": "rdp"}
+    noise = privacy.noise_multiplier_for(1e5, 1e-5, **options)
+    assert len(tried) <= 8
+    assert privacy.epsilon(noise, 1e-5, **options) <= 1e5
+    assert privacy.epsilon(noise * (1 - 2e-5), 1e-5, **options) > 1e5
+
+
 @pytest.mark.parametrize("accountant", ["rdp", "pld"])
 @pytest.mark.parametrize("sampling", [POISSON, privacy.full_batch()], ids=str)
 def test_steps_for_inverts_epsilon(sampling, accountant):
@@ -190,8 +211,11 @@ def test_steps_for_may_be_none_and_noise_may_be_out_of_reach():
     full = privacy.full_batch()
     assert privacy.steps_for(0.1, 1e-5, noise_multiplier=1.0, sampling=full) == 0
     assert privacy.steps_for(0.1, 1e-5, noise_multiplier=0.0, sampling=full) == 0
-    with pytest.raises(ValueError, match="next to no noise"):
-        privacy.noise_multiplier_for(1e9, 1e-5, steps=1, sampling=full)
+    for budget in (1e9, 1e300):
+        with pytest.raises(ValueError, match="next to no noise"):
+            privacy.noise_multiplier_for(budget, 1e-5, steps=1, sampling=full)
+    with pytest.raises(ValueError, match="out of reach"):
+        privacy.noise_multiplier_for(0.5, 1e-5, steps=10**30, sampling=full)
 
 
 @settings(max_examples=10)
