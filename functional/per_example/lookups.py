@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from .. import control
 from .factors import NEAR, Factor, Outer, weighted
 
 
@@ -64,7 +65,7 @@ class Lookup(Factor):
         """Return a table for every example."""
         width = self.shape[1]
         tables = self.sent.new_zeros(self.examples * self.rows, width)
-        tables = tables.index_add(0, self._places(), self.gradients.flatten(0, 1))
+        tables = tables.index_add(0, _places(self.indices, self.rows), self.gradients.flatten(0, 1))
         return tables.view(self.examples, self.rows, width)
 
     def ghost_cost(self) -> float:
@@ -78,37 +79,62 @@ class Lookup(Factor):
     def _is_repeated(self) -> bool:
         return self.sent.shape[1] == 1 < self.indices.shape[1]
 
-    def _places(self) -> Tensor:
-        """Return the rows of the indices in one table of the rows of all examples, (B * k,)."""
-        offsets = self.rows * torch.arange(self.examples, device=self.indices.device)
-        return (self.indices + offsets.unsqueeze(1)).flatten()
-
     def _equal_pairs(self) -> Tensor:
         """Return how many pairs of positions, each with itself too, look up the same row, (B,)."""
-        examples, k = self.indices.shape
-        if examples * self.rows > LARGEST_TABLE:
-            ordered = self.indices.sort(1).values
-            ends = torch.searchsorted(ordered, ordered, right=True)
-            return (ends - torch.searchsorted(ordered, ordered)).sum(1)
-        places = self._places()
-        ones = torch.ones(examples * k, dtype=_smallest_integer(k), device=places.device)
-        counts = ones.new_zeros(examples * self.rows).index_add(0, places, ones)
-        return counts[places].view(examples, k).sum(1)
+        found = self._by_tables(_counted_pairs)
+        if found is not None:
+            return found
+        ordered = self.indices.sort(1).values
+        ends = torch.searchsorted(ordered, ordered, right=True)
+        return (ends - torch.searchsorted(ordered, ordered)).sum(1)
 
     def _first_places(self) -> Tensor:
         """Return for each position one of those that look up the same row, always the same."""
-        examples, k = self.indices.shape
-        if examples * self.rows > LARGEST_TABLE:
-            ordered, order = self.indices.sort(1)
-            steps = (ordered[:, 1:] != ordered[:, :-1]).long().cumsum(1)
-            steps = torch.nn.functional.pad(steps, [1, 0])[:, :k]
-            return torch.empty_like(order).scatter(1, order, steps)
-        places = self._places()
-        dtype = _smallest_integer(k)
-        positions = torch.arange(k, dtype=dtype, device=places.device).repeat(examples)
-        # Nothing is read from the table but what was written: it needs no first values.
-        table = positions.new_empty(examples * self.rows).scatter(0, places, positions)
-        return table[places].view(examples, k).long()
+        found = self._by_tables(_written_places)
+        if found is not None:
+            return found.long()
+        ordered, order = self.indices.sort(1)
+        steps = (ordered[:, 1:] != ordered[:, :-1]).long().cumsum(1)
+        steps = torch.nn.functional.pad(steps, [1, 0])[:, : self.indices.shape[1]]
+        return torch.empty_like(order).scatter(1, order, steps)
+
+    def _by_tables(self, compute: Callable[[Tensor, int], Tensor]) -> Tensor | None:
+        """Return what is computed of indices by a table of all rows; None if tables are large.
+
+        A few examples have their turn at a time, so that the table stays in the caches.
+        """
+        at_once = LARGEST_TABLE // self.rows
+        if at_once >= self.examples:
+            return compute(self.indices, self.rows)
+        if at_once * MOST_TABLES < self.examples:
+            return None
+        whole = self.examples - self.examples % at_once
+        parts = self.indices[:whole].unflatten(0, (-1, at_once))
+        found: Tensor = control.map(lambda part: compute(part, self.rows), parts).flatten(0, 1)
+        rest = [compute(self.indices[whole:], self.rows)] if whole < self.examples else []
+        return torch.cat([found, *rest])
+
+
+def _counted_pairs(indices: Tensor, rows: int) -> Tensor:
+    places = _places(indices, rows)
+    ones = places.new_ones((), dtype=_smallest_integer(indices.shape[1]))
+    counts = ones.new_zeros(len(indices) * rows).index_add(0, places, ones.expand(len(places)))
+    return counts[places].view(indices.shape).sum(1)
+
+
+def _written_places(indices: Tensor, rows: int) -> Tensor:
+    examples, k = indices.shape
+    places = _places(indices, rows)
+    positions = torch.arange(k, dtype=_smallest_integer(k), device=places.device)
+    # Nothing is read from the table but what was written: it needs no first values.
+    table = positions.new_empty(examples * rows).scatter(0, places, positions.repeat(examples))
+    return table[places].view(examples, k)
+
+
+def _places(indices: Tensor, rows: int) -> Tensor:
+    """Return the rows of the indices in one table of the rows of all examples, (B * k,)."""
+    offsets = rows * torch.arange(len(indices), device=indices.device)
+    return (indices + offsets.unsqueeze(1)).flatten()
 
 
 def _smallest_integer(largest: int) -> torch.dtype:
@@ -116,8 +142,10 @@ def _smallest_integer(largest: int) -> torch.dtype:
     return torch.int16 if largest < 2**15 else torch.int32
 
 
-#: How many entries a table of all rows for all examples may have; beyond, indices are sorted.
-LARGEST_TABLE = 2**22
+#: How many entries a table of all rows for some examples may have, so that the caches hold it, and
+#: how many of them are filled one after the other; beyond, indices are sorted.
+LARGEST_TABLE = 5 * 2**17
+MOST_TABLES = 16
 
 
 def lookup_products(first: Lookup, second: Lookup) -> Tensor:

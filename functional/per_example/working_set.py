@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from ..staging.tracing import recorder, untraced
 from .calls import Call
@@ -21,7 +22,7 @@ from .leaves import Leaf, Method
 #: How many bytes to keep at a time of at least so many examples, since products of small matrices
 #: take longer; from the more bytes on, fewer examples are better all the same. Measured on CPUs
 #: (benchmarks/RESULTS.md); on other devices only memory is bounded.
-ON_CPU = ((64, 2**25), (8, 2**27))
+ON_CPU = ((64, 2**24), (8, 2**27))
 ELSEWHERE = ((64, 2**31), (8, 2**33))
 
 
@@ -41,17 +42,18 @@ def examples_at_once(call: Call, method: Method) -> int:
         return call.size
     parts = None if captured is None else products(captured)
     size = call.size
-    for fewest, most_bytes in limits:
-        while size > fewest and _kept_bytes(call, parts, method, size) > most_bytes:
+    # Each part adds to the sums, so it is worth no less than they take.
+    least = _every_byte(call.params)
+    for fewest, most in limits:
+        while size > fewest and _kept_bytes(call, parts, method, size) > max(most, least):
             size = max(fewest, size // 2)
     return _even(call.size, size)
 
 
 def _kept_bytes(call: Call, parts: Products | None, method: Method, size: int) -> int:
     """Return what is kept of so many examples until their norms are known."""
-    every = sum(param.numel() * param.element_size() for param in call.params)
     if parts is None:
-        return size * every
+        return size * _every_byte(call.params)
     with untraced():
         values = {
             node: torch.empty((size, *node.meta["val"].shape), dtype=node.meta["val"].dtype,
@@ -61,12 +63,21 @@ def _kept_bytes(call: Call, parts: Products | None, method: Method, size: int) -
         like = torch.empty(size, device="meta")
         leaves = leaves_of_terms(call, parts.terms, values, like)
     operands = sum(value.numel() * value.element_size() for value in values.values())
-    return operands + size * sum(_formed_bytes(leaf, method) for leaf in leaves)
+    formed = [_formed_bytes(leaf) for leaf in leaves if _is_formed(leaf, method)]
+    # Those that only their norms are wanted of are formed and dropped one after the other.
+    return operands + size * (max(formed, default=0) if method == "ghost" else sum(formed))
 
 
-def _formed_bytes(leaf: Leaf, method: Method) -> int:
-    is_formed = leaf.is_cheaper_formed() if method == "auto" else method == "materialize"
-    return math.prod(leaf.shape) * leaf.like.element_size() if is_formed else 0
+def _every_byte(params: Sequence[Tensor]) -> int:
+    return sum(param.numel() * param.element_size() for param in params)
+
+
+def _is_formed(leaf: Leaf, method: Method) -> bool:
+    return method == "materialize" or leaf.is_cheaper_formed()
+
+
+def _formed_bytes(leaf: Leaf) -> int:
+    return math.prod(leaf.shape) * leaf.like.element_size()
 
 
 def _even(count: int, most: int) -> int:
