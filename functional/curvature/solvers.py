@@ -16,7 +16,7 @@ from .coordinates import Coordinates, Operator, check_count
 class SolverInfo(NamedTuple):
     """How a solver ended: 0-d tensors."""
 
-    #: How many times the operator was applied, int64.
+    #: How many steps were taken, int64, each with one product; a start `x0` takes one more.
     steps: Tensor
     #: The length of `b - A x`, as the recursion carries it.
     residual_norm: Tensor

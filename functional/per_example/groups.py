@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any
 
+from torch import Tensor
+
 from .. import tree
 from .calls import Call
 
@@ -36,6 +38,8 @@ def labels(call: Call, groups: Groups) -> list[Hashable]:
 
     Raises
     ------
+    TypeError
+        A label cannot be a key of a dict, or is a tensor.
     ValueError
         A tree of labels is no prefix of the tree of parameters.
     """
@@ -43,7 +47,7 @@ def labels(call: Call, groups: Groups) -> list[Hashable]:
     if groups is None:
         return [None] * len(paths)
     if callable(groups):
-        return [groups(path) for path in paths]
+        return [_checked(call, groups(path)) for path in paths]
     params = call.like_params(call.params)
     try:
         spread = tree.map(
@@ -57,7 +61,17 @@ def labels(call: Call, groups: Groups) -> list[Hashable]:
             f"{call.transform}: groups is no prefix of the parameters: {error}"
         ) from error
     marks: list[Any] = tree.leaves(spread)
-    return [mark.label for mark in marks for _ in range(mark.count)]
+    return [_checked(call, mark.label) for mark in marks for _ in range(mark.count)]
+
+
+def _checked(call: Call, label: Any) -> Hashable:
+    # A tensor equals none but itself, and what cannot be hashed is not compared at all.
+    if isinstance(label, Tensor) or not isinstance(label, Hashable):
+        raise TypeError(
+            f"{call.transform}: groups has the label {label!r}, expected a string, a number or "
+            "something else that can be a key of a dict."
+        )
+    return label
 
 
 class _Label:

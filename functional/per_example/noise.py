@@ -57,7 +57,9 @@ def noise_scale(
         |G|^2 = |g|^2 - tr(Sigma) / B
 
     Both are unbiased for examples that are drawn independently; B = 1 and B are the two batch sizes
-    of McCandlish et al. 2018, arXiv:1812.06162. No gradient is formed where norms do without.
+    of McCandlish et al. 2018, arXiv:1812.06162. No gradient is formed where norms do without. The
+    trace is a difference: where gradients are a thousand times as long as they vary, float32 leaves
+    no digit of it.
 
     Parameters
     ----------

@@ -307,6 +307,9 @@ def test_groups_that_do_not_fit_are_refused():
         clipped_grad(losses, {"a": 1.0})
     with pytest.raises(ValueError, match=r"max_norm has bounds for.*but the groups\s+are"):
         clipped_grad(losses, {"encoder": 1.0}, groups=per_example.by_layer)(params, x)
+    for label in ([1], torch.tensor(1)):
+        with pytest.raises(TypeError, match=r"groups has the label .*a key of a dict"):
+            clipped_grad(losses, 1.0, groups=lambda path, label=label: label)(params, x)
     with pytest.raises(ValueError, match="groups is no prefix of the parameters"):
         clipped_grad(losses, 1.0, groups={"encoder": "a"})(params, x)
 
