@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
+from .checks import check_maybe_batched
+
 
 def identity(x: Tensor) -> Tensor:
     """Return `x`.
@@ -191,3 +193,67 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     tensor([-0.6931, -0.6931])
     """
     return F.log_softmax(x, dim)
+
+
+def softmin(x: Tensor, dim: int = -1) -> Tensor:
+    """Return `softmax(-x)`.
+
+    >>> softmin(torch.tensor([0.0, 0.0]))
+    tensor([0.5000, 0.5000])
+    """
+    return F.softmin(x, dim)
+
+
+def softmax2d(x: Tensor) -> Tensor:
+    """Return the softmax over the channels of `(N, C, H, W)` or `(C, H, W)`.
+
+    >>> softmax2d(torch.zeros(1, 2, 1, 1)).flatten()
+    tensor([0.5000, 0.5000])
+    """
+    check_maybe_batched("softmax2d", x, 2)
+    return F.softmax(x, -3)
+
+
+def glu(x: Tensor, dim: int = -1) -> Tensor:
+    """Return `a sigmoid(b)`, `a` and `b` being the halves of `x` along `dim` (Dauphin et al. 2017).
+
+    >>> glu(torch.tensor([1.0, 2.0, 0.0, 0.0]))
+    tensor([0.5000, 1.0000])
+    """
+    return F.glu(x, dim)
+
+
+def threshold(x: Tensor, threshold: float, value: float) -> Tensor:
+    """Return `x` where it is above `threshold`, else `value`.
+
+    >>> threshold(torch.tensor([1.0, 0.1]), 0.5, -2.0)
+    tensor([ 1., -2.])
+    """
+    return F.threshold(x, threshold, value)
+
+
+def hardshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    """Return `x` where `abs(x) > lambd`, else 0.
+
+    >>> hardshrink(torch.tensor([1.0, -0.3]))
+    tensor([1., 0.])
+    """
+    return F.hardshrink(x, lambd)
+
+
+def softshrink(x: Tensor, lambd: float = 0.5) -> Tensor:
+    """Return `x` moved by `lambd` towards 0, and 0 where that would pass it; `lambd >= 0`.
+
+    >>> softshrink(torch.tensor([2.0, 0.3, -1.0]))
+    tensor([ 1.5000,  0.0000, -0.5000])
+    """
+    return F.softshrink(x, lambd)
+
+
+def tanhshrink(x: Tensor) -> Tensor:
+    """Return `x - tanh(x)`.
+
+    >>> tanhshrink(torch.tensor([1.0, -1.0]))
+    tensor([ 0.2384, -0.2384])
+    """
+    return F.tanhshrink(x)

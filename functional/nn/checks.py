@@ -82,8 +82,8 @@ def int_per_dim(
 def check_input(layer: str, x: Any, expected: Sequence[int | str], floating: bool = True) -> None:
     """Refuse an input that is not a tensor of the expected shape, floating-point if asked.
 
-    `expected` has a length or, where any will do, a letter for each dimension; a leading "..."
-    stands for any number of dimensions.
+    `expected` has a length or, where any will do, a letter for each dimension; "..." at
+    the beginning or end stands for any number of dimensions.
 
     >>> import torch
     >>> check_input("conv2d", torch.ones(8, 1, 28, 28), ("N", 3, "H", "W"))
@@ -103,6 +103,25 @@ got (8, 1, 28, 28).
         )
 
 
+def check_maybe_batched(layer: str, x: Any, dims: int, floating: bool = True) -> None:
+    """Refuse an input of another shape than `(N, C, *spatial)` or `(C, *spatial)`.
+
+    >>> import torch
+    >>> check_maybe_batched("unfold", torch.ones(28, 28), 2)
+    Traceback (most recent call last):
+    purefn.functional.nn.LayerError: unfold expected an input of shape (N, C, H, W) or (C, H, W), \
+got (28, 28).
+    """
+    pattern: tuple[str, ...] = ("C", *SPATIAL[dims])
+    if isinstance(x, Tensor | ShapeDtype) and len(x.shape) not in (dims + 1, dims + 2):
+        letters = ", ".join(pattern)
+        raise LayerError(
+            f"{layer} expected an input of shape (N, {letters}) or ({letters}), got "
+            f"{tuple(x.shape)}."
+        )
+    check_input(layer, x, ("...", *pattern), floating)
+
+
 def check_flag(layer: str, argument: str, value: Any) -> None:
     """Refuse a flag that is not a Python boolean: a tensor cannot be branched on when traced."""
     if not isinstance(value, bool):
@@ -112,11 +131,32 @@ def check_flag(layer: str, argument: str, value: Any) -> None:
         )
 
 
+def needed_key(layer: str, key: Tensor | None) -> Tensor:
+    """Return the key that a layer draws from in training, or refuse its absence."""
+    if key is None:
+        raise LayerError(
+            f"{layer} needs a key in training: call the model with key=... (and a new key for "
+            "each step), or with train=False."
+        )
+    return key
+
+
+def check_probability(layer: str, argument: str, value: Any) -> None:
+    """Refuse an option that is not a number within `[0, 1]`."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ValueError(
+            f"{layer}: expected a probability {argument} within [0, 1], got {value!r}."
+        )
+
+
 def fits(shape: Sequence[int], expected: Sequence[int | str]) -> bool:
     """Say whether `shape` has the expected lengths; see `check_input`."""
     if expected and expected[0] == "...":
         expected = expected[1:]
         shape = shape[max(len(shape) - len(expected), 0) :]
+    elif expected and expected[-1] == "...":
+        expected = expected[:-1]
+        shape = shape[: len(expected)]
     return len(shape) == len(expected) and all(
         isinstance(wanted, str) or length == wanted
         for length, wanted in zip(shape, expected, strict=True)

@@ -184,8 +184,8 @@ def _combination(
     def apply(
         params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        _check_names(kind, "parameters", parts, params)
-        _check_names(kind, "a state", parts, state)
+        check_names(kind, "parameters", parts, params)
+        check_names(kind, "a state", parts, state)
         keys = [None] * len(parts) if key is None or not uses_key else _split(key, parts)
         outputs: list[Any] = []
         new_state: dict[str, State] = {}
@@ -270,9 +270,10 @@ def _apply_part(
         raise
 
 
-def _check_names(
+def check_names(
     kind: str, what: str, parts: Mapping[str, Layer | StatefulLayer], given: Any
 ) -> None:
+    """Refuse what is not a dict by part name; parts without parameters may be missing."""
     if not isinstance(given, Mapping):
         raise LayerError(
             f"{kind} expected {what} as a dict by part name ({list(parts)}), got "

@@ -1,8 +1,11 @@
-"""Vectors looked up by integer."""
+"""Vectors looked up by integer, one by one or in bags."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
@@ -11,8 +14,8 @@ from torch import Tensor
 from .. import initializers
 from ..losses.checks import in_range, values_are_visible
 from .checks import check_input, check_int, positive_int
-from .layer import Layer, LayerError, Params
-from .parameters import check_parameters
+from .layer import Layer, LayerError, Params, describe
+from .parameters import check_parameters, check_same_dtype
 
 
 def embedding(
@@ -54,55 +57,188 @@ def embedding(
     >>> layer(layer.init(random.key(0), tokens), tokens).shape
     torch.Size([1, 3, 16])
     """
-    positive_int("embedding", "num_embeddings", num_embeddings)
-    positive_int("embedding", "embedding_dim", embedding_dim)
-    if padding_idx is not None:
-        _check_padding_idx(padding_idx, num_embeddings)
-    shape = (num_embeddings, embedding_dim)
+    table = _Table("embedding", num_embeddings, embedding_dim, padding_idx, weight_init)
 
     def init(key: Tensor, x: Any) -> Params:
-        _check_indices(x)
-        weight = (weight_init or initializers.normal())(key, shape, torch.float32)
-        if padding_idx is not None:
-            rows = torch.arange(num_embeddings, device=weight.device)
-            weight = torch.where((rows == padding_idx % num_embeddings)[:, None], 0.0, weight)
-        return {"weight": weight}
+        table.check_indices(x)
+        return table.init(key, torch.float32)
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        check_parameters("embedding", params, {"weight": shape})
-        _check_indices(x)
-        _check_range(x, num_embeddings)
+        table.check(params, x)
         return F.embedding(x, params["weight"], padding_idx)
 
     return Layer(init, apply, uses_key=False)
 
 
-def _check_padding_idx(padding_idx: Any, num_embeddings: int) -> None:
-    check_int("embedding", "padding_idx", padding_idx)
+def embedding_bag(
+    num_embeddings: int,
+    embedding_dim: int,
+    mode: Literal["sum", "mean", "max"] = "mean",
+    padding_idx: int | None = None,
+    *,
+    weight_init: initializers.Initializer | None = None,
+) -> Layer:
+    """Return the layer that looks up a bag of rows for each example and reduces it to one vector.
+
+    Inputs are integers of shape `(N, k)`, N bags of k rows, and outputs have shape
+    `(N, embedding_dim)`. With mode "sum" the input may be a pair `(indices, per_sample_weights)`
+    of tensors of that shape, where
+
+        y[n] = sum_j per_sample_weights[n, j] weight[indices[n, j]].
+
+    The parameter is that of `torch.nn.EmbeddingBag`, as for `embedding`; it takes the dtype of
+    the weights of a pair.
+
+    Parameters
+    ----------
+    num_embeddings, embedding_dim
+        How many rows there are, and their length.
+    mode
+        Whether a bag becomes the sum, the mean or the elementwise maximum of its rows.
+    padding_idx
+        A row that counts for nothing, not even in the mean; it starts as zeros, and negative ones
+        count from the end. A bag of nothing else, or an empty one, becomes zeros. So bags of fewer
+        rows are filled up.
+    weight_init
+        An initializer in the place of the standard normal distribution.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not one of the above.
+    LayerError
+        As for `embedding`; also where a pair is given without mode "sum", or its weights do not
+        have the shape of the indices and the dtype of the parameter.
+
+    Examples
+    --------
+    >>> layer = embedding_bag(5, 2, "mean", padding_idx=0)
+    >>> params = {"weight": torch.arange(10.0).reshape(5, 2)}
+    >>> layer(params, torch.tensor([[1, 4], [3, 0]]))
+    tensor([[5., 6.],
+            [6., 7.]])
+    """
+    if mode not in ("sum", "mean", "max"):
+        raise ValueError(f"embedding_bag: expected mode to be sum, mean or max, got {mode!r}.")
+    table = _Table("embedding_bag", num_embeddings, embedding_dim, padding_idx, weight_init)
+
+    def init(key: Tensor, x: Any) -> Params:
+        indices, weights = _bags(x, mode)
+        table.check_indices(indices, ("N", "k"))
+        return table.init(key, torch.float32 if weights is None else weights.dtype)
+
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Tensor:
+        indices, weights = _bags(x, mode)
+        table.check(params, indices, ("N", "k"))
+        rows = F.embedding(indices, params["weight"])
+        if weights is not None:
+            check_same_dtype("embedding_bag", weights, params)
+            rows = rows * weights.unsqueeze(-1)
+        counted = None
+        if padding_idx is not None:
+            counted = (indices != padding_idx % num_embeddings).unsqueeze(-1)
+        return _reduced(rows, counted, mode)
+
+    return Layer(init, apply, uses_key=False)
+
+
+def _bags(x: Any, mode: str) -> tuple[Any, Any]:
+    """Return the indices and, from a pair, their weights, else `None`."""
+    if not isinstance(x, tuple):
+        return x, None
+    if mode != "sum":
+        raise LayerError(
+            f"embedding_bag takes per-sample weights with mode='sum' only, got mode={mode!r}."
+        )
+    if len(x) != 2:
+        raise LayerError(
+            f"embedding_bag expected a pair (indices, per_sample_weights), got {describe(x)}."
+        )
+    indices, weights = x
+    check_input("embedding_bag", indices, ("N", "k"), floating=False)
+    check_input("embedding_bag", weights, tuple(indices.shape))
+    return indices, weights
+
+
+def _reduced(rows: Tensor, counted: Tensor | None, mode: str) -> Tensor:
+    """Reduce those of the rows that count along their dimension of length k."""
+    k = rows.shape[-2]
+    if mode == "max" and k:
+        if counted is None:
+            return rows.max(dim=-2).values
+        largest = torch.where(counted, rows, -math.inf).max(dim=-2).values
+        return torch.where(counted.any(dim=-2), largest, 0.0)
+    number: int | Tensor = max(k, 1)
+    if counted is not None:
+        rows = torch.where(counted, rows, 0.0)
+        number = counted.sum(dim=-2).clamp_min(1)
+    total = rows.sum(dim=-2)
+    return total / number if mode == "mean" else total
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The checked options of a table of vectors."""
+
+    name: str
+    num_embeddings: int
+    embedding_dim: int
+    padding_idx: int | None
+    weight_init: initializers.Initializer | None
+
+    def __post_init__(self) -> None:
+        positive_int(self.name, "num_embeddings", self.num_embeddings)
+        positive_int(self.name, "embedding_dim", self.embedding_dim)
+        if self.padding_idx is not None:
+            _check_padding_idx(self.name, self.padding_idx, self.num_embeddings)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the parameter."""
+        return (self.num_embeddings, self.embedding_dim)
+
+    def init(self, key: Tensor, dtype: torch.dtype) -> Params:
+        """Return the parameter, with zeros in the row of the padding."""
+        weight = (self.weight_init or initializers.normal())(key, self.shape, dtype)
+        if self.padding_idx is not None:
+            rows = torch.arange(self.num_embeddings, device=weight.device)
+            is_padding = rows == self.padding_idx % self.num_embeddings
+            weight = torch.where(is_padding[:, None], 0.0, weight)
+        return {"weight": weight}
+
+    def check(self, params: Params, x: Any, pattern: Sequence[str] = ("...",)) -> None:
+        """Refuse parameters and indices that are not this table's."""
+        check_parameters(self.name, params, {"weight": self.shape})
+        self.check_indices(x, pattern)
+        _check_range(self.name, x, self.num_embeddings)
+
+    def check_indices(self, x: Any, pattern: Sequence[str] = ("...",)) -> None:
+        """Refuse what is not an index by its shape and dtype."""
+        check_input(self.name, x, pattern, floating=False)
+        if x.dtype not in (torch.int32, torch.int64):
+            raise LayerError(
+                f"{self.name} expected an input of torch.int32 or torch.int64, got {x.dtype} of "
+                f"shape {tuple(x.shape)}."
+            )
+
+
+def _check_padding_idx(name: str, padding_idx: Any, num_embeddings: int) -> None:
+    check_int(name, "padding_idx", padding_idx)
     if not -num_embeddings <= padding_idx < num_embeddings:
         raise ValueError(
-            f"embedding: expected padding_idx within the {num_embeddings} rows, got {padding_idx}."
+            f"{name}: expected padding_idx within the {num_embeddings} rows, got {padding_idx}."
         )
 
 
-def _check_range(x: Tensor, num_embeddings: int) -> None:
+def _check_range(name: str, x: Tensor, num_embeddings: int) -> None:
     """Refuse an index without a row, where values can be seen without tracing."""
     if not values_are_visible(x):
         return
     outside = ~in_range(x, num_embeddings)
     if outside.any():
         raise LayerError(
-            f"embedding expected indices within [0, {num_embeddings}), got "
+            f"{name} expected indices within [0, {num_embeddings}), got "
             f"{sorted(set(x[outside].tolist()))[:5]}."
-        )
-
-
-def _check_indices(x: Any) -> None:
-    check_input("embedding", x, ("...",), floating=False)
-    if x.dtype not in (torch.int32, torch.int64):
-        raise LayerError(
-            f"embedding expected an input of torch.int32 or torch.int64, got {x.dtype} of shape "
-            f"{tuple(x.shape)}."
         )

@@ -9,18 +9,18 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .. import random
 from ..initializers import Initializer, ones, zeros
-from .checks import (
-    check_bools,
-    check_flag,
-    check_input,
-    check_number,
-    check_positive,
-    positive_int,
-)
+from .checks import check_bools, check_input, check_positive, positive_int
 from .layer import Layer, LayerError, Params, State, StatefulLayer
 from .parameters import check_parameters, check_same_dtype
+from .per_channel import (
+    affine_names,
+    channels_first,
+    check_momentum,
+    check_tracked,
+    draw_affine,
+    running_statistics,
+)
 
 
 def layer_norm(
@@ -59,6 +59,7 @@ def layer_norm(
 
     Examples
     --------
+    >>> from purefn.functional import random
     >>> layer = layer_norm()
     >>> params = layer.init(random.key(0), torch.ones(2, 3))
     >>> layer(params, torch.tensor([[1.0, 2.0, 3.0]]))
@@ -66,14 +67,13 @@ def layer_norm(
     """
     positive_int("layer_norm", "normalized_dims", normalized_dims)
     check_positive("layer_norm", "eps", eps)
-    check_bools("layer_norm", elementwise_affine=elementwise_affine, bias=bias)
+    check_bools("layer_norm", elementwise_affine=elementwise_affine)
     letters = tuple(f"D{index}" for index in range(1, normalized_dims + 1))
-    names = [name for name, wanted in (("weight", True), ("bias", bias)) if wanted]
-    names = names if elementwise_affine else []
+    names = affine_names("layer_norm", elementwise_affine, bias)
 
     def init(key: Tensor, x: Any) -> Params:
         check_input("layer_norm", x, ("...", *letters))
-        return _affine(key, names, x.shape[-normalized_dims:], x.dtype, weight_init, bias_init)
+        return draw_affine(key, names, x.shape[-normalized_dims:], x.dtype, weight_init, bias_init)
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
@@ -84,6 +84,69 @@ def layer_norm(
         check_same_dtype("layer_norm", x, params)
         normalized_shape = x.shape[-normalized_dims:]
         return F.layer_norm(x, normalized_shape, params.get("weight"), params.get("bias"), eps)
+
+    return Layer(init, apply, uses_key=False)
+
+
+def rms_norm(
+    normalized_dims: int = 1,
+    *,
+    eps: float | None = None,
+    elementwise_affine: bool = True,
+    weight_init: Initializer = ones,
+) -> Layer:
+    """Return the layer `y = x / sqrt(E[x²] + eps) * weight`.
+
+    The mean is over the last `normalized_dims` dimensions, whose shape is that of `weight`, as in
+    `torch.nn.RMSNorm`. Zhang & Sennrich 2019, Root mean square layer normalization.
+
+    Parameters
+    ----------
+    normalized_dims
+        How many dimensions, counted from the last, are normalised together; their lengths are
+        inferred by `init`.
+    eps
+        Added to the mean of squares, above 0; `None` stands for the machine epsilon of the input's
+        dtype.
+    elementwise_affine
+        Whether there is a `weight`.
+    weight_init
+        An initializer in the place of ones.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not one of the above.
+    LayerError
+        As for `layer_norm`.
+
+    Examples
+    --------
+    >>> from purefn.functional import random
+    >>> layer = rms_norm()
+    >>> params = layer.init(random.key(0), torch.ones(2, 2))
+    >>> layer(params, torch.tensor([[1.0, 7.0]]))
+    tensor([[0.2000, 1.4000]])
+    """
+    positive_int("rms_norm", "normalized_dims", normalized_dims)
+    if eps is not None:
+        check_positive("rms_norm", "eps", eps)
+    check_bools("rms_norm", elementwise_affine=elementwise_affine)
+    letters = tuple(f"D{index}" for index in range(1, normalized_dims + 1))
+    names = ["weight"] if elementwise_affine else []
+
+    def init(key: Tensor, x: Any) -> Params:
+        check_input("rms_norm", x, ("...", *letters))
+        return draw_affine(key, names, x.shape[-normalized_dims:], x.dtype, weight_init, zeros)
+
+    def apply(
+        params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
+    ) -> Tensor:
+        check_parameters("rms_norm", params, dict.fromkeys(names, letters))
+        shape = params["weight"].shape if names else letters
+        check_input("rms_norm", x, ("...", *shape))
+        check_same_dtype("rms_norm", x, params)
+        return F.rms_norm(x, x.shape[-normalized_dims:], params.get("weight"), eps)
 
     return Layer(init, apply, uses_key=False)
 
@@ -134,6 +197,7 @@ def batch_norm(
 
     Examples
     --------
+    >>> from purefn.functional import random
     >>> layer = batch_norm()
     >>> params, state = layer.init(random.key(0), torch.ones(4, 3))
     >>> x = torch.tensor([[1.0, 0.0, 0.0], [3.0, 0.0, 0.0]])
@@ -146,18 +210,14 @@ def batch_norm(
     """
     check_positive("batch_norm", "eps", eps)
     check_bools("batch_norm", affine=affine)
-    _check_momentum(momentum)
+    if momentum is not None:
+        check_momentum("batch_norm", momentum)
     names = ["weight", "bias"] if affine else []
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
-        check_input("batch_norm", x, _pattern("C", x))
-        shape = x.shape[1:2]
-        state = {
-            "running_mean": zeros(key, shape, x.dtype),
-            "running_var": ones(key, shape, x.dtype),
-            "num_batches_tracked": zeros(key, (), torch.int64),
-        }
-        return _affine(key, names, shape, x.dtype, weight_init, bias_init), state
+        check_input("batch_norm", x, channels_first("C", x))
+        state = running_statistics(key, x.shape[1], x.dtype)
+        return draw_affine(key, names, x.shape[1:2], x.dtype, weight_init, bias_init), state
 
     def apply(
         params: Params,
@@ -197,24 +257,7 @@ def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
 
 
 def _check(names: list[str], params: Params, state: State, x: Tensor, train: bool) -> None:
-    check_flag("batch_norm", "train", train)
-    check_parameters("batch_norm", params, dict.fromkeys(names, ("C",)))
-    shapes: dict[str, tuple[str, ...]] = {
-        "running_mean": ("C",),
-        "running_var": ("C",),
-        "num_batches_tracked": (),
-    }
-    check_parameters("batch_norm", state, shapes)
-    channels = state["running_mean"].shape[0]
-    check_input("batch_norm", x, _pattern(channels, x))
-    floating = {name: value for name, value in state.items() if name != "num_batches_tracked"}
-    check_same_dtype("batch_norm", x, {**params, **floating})
-    for name, value in {**params, **floating}.items():
-        if value.shape != (channels,):
-            raise LayerError(
-                f"batch_norm expected {name!r} of shape ({channels},), as 'running_mean' has, got "
-                f"{tuple(value.shape)}."
-            )
+    check_tracked("batch_norm", params, state, names, x, train)
     if train and _values_per_channel(x) < 2:
         raise LayerError(
             "batch_norm expected more than one value for each channel in training, got shape "
@@ -222,33 +265,5 @@ def _check(names: list[str], params: Params, state: State, x: Tensor, train: boo
         )
 
 
-def _check_momentum(momentum: Any) -> None:
-    if momentum is None:
-        return
-    check_number("batch_norm", "momentum", momentum)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"batch_norm: expected a momentum within [0, 1], got {momentum}.")
-
-
 def _values_per_channel(x: Tensor) -> int:
     return math.prod((x.shape[0], *x.shape[2:]))
-
-
-def _pattern(channels: int | str, x: Any) -> tuple[int | str, ...]:
-    """Return the expected shape `(N, C, *spatial)` with as many dimensions as `x`."""
-    spatial = tuple(f"D{index}" for index in range(1, len(getattr(x, "shape", ())) - 1))
-    return ("N", channels, *spatial)
-
-
-def _affine(
-    key: Tensor,
-    names: list[str],
-    shape: tuple[int, ...],
-    dtype: torch.dtype,
-    weight_init: Initializer,
-    bias_init: Initializer,
-) -> Params:
-    """Return those of `weight` and `bias` that are named."""
-    weight_key, bias_key = random.split(key)
-    params = {"weight": (weight_init, weight_key), "bias": (bias_init, bias_key)}
-    return {name: draw(key, shape, dtype) for name, (draw, key) in params.items() if name in names}

@@ -24,10 +24,12 @@ def weight_and_bias(
     bias: bool,
     weight_init: initializers.Initializer | None,
     bias_init: initializers.Initializer | None,
+    bias_length: int | None = None,
 ) -> dict[str, Tensor]:
     """Return `weight` and perhaps `bias`, uniform within `±1 / sqrt(fan_in)` unless told.
 
-    Where there is no input at all the bias is zero, as in torch.
+    Where there is no input at all the bias is zero, as in torch. Its length is that of the weight's
+    first dimension unless given.
     """
     weight_key, bias_key = random.split(key)
     params = {"weight": (weight_init or DEFAULT_WEIGHT)(weight_key, weight_shape, dtype)}
@@ -35,7 +37,8 @@ def weight_and_bias(
         fan_in, _ = initializers.fans(weight_shape)
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         draw = bias_init or initializers.uniform(-bound, bound)
-        params["bias"] = draw(bias_key, weight_shape[:1], dtype)
+        length = weight_shape[0] if bias_length is None else bias_length
+        params["bias"] = draw(bias_key, (length,), dtype)
     return params
 
 

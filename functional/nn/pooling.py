@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .checks import SPATIAL, Shape, check_bools, check_input, int_per_dim, positive_int
+from .checks import SPATIAL, Shape, check_bools, check_input, check_number, int_per_dim
 from .layer import Layer, LayerError, lift
 
 IntOrInts = int | Sequence[int]
 
 _MAX: dict[int, Callable[..., Any]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVG: dict[int, Callable[..., Any]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_ADAPTIVE: dict[int, Callable[..., Any]] = {
-    1: F.adaptive_avg_pool1d,
-    2: F.adaptive_avg_pool2d,
-    3: F.adaptive_avg_pool3d,
-}
 
 
 def max_pool1d(
@@ -142,46 +139,70 @@ def avg_pool3d(
     return _avg_pool(3, kernel_size, stride, padding, ceil_mode, count_include_pad)
 
 
-def adaptive_avg_pool1d(output_size: int | Sequence[int | None] | None) -> Layer:
-    """Return the mean over as many windows as the output has elements; see `adaptive_avg_pool2d`.
+def lp_pool1d(
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return the norm over windows of inputs `(N, C, L)`; see `lp_pool2d`.
 
     >>> import torch
-    >>> adaptive_avg_pool1d(1)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
-    tensor([[[2.5000]]])
+    >>> lp_pool1d(2, 2)({}, torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))
+    tensor([[[ 5., 13.]]])
     """
-    return _adaptive_avg_pool(1, output_size)
+    return _lp_pool(1, norm_type, kernel_size, stride, ceil_mode)
 
 
-def adaptive_avg_pool2d(output_size: int | Sequence[int | None] | None) -> Layer:
-    """Return the mean over as many windows of inputs `(N, C, H, W)` as the output has elements.
+def lp_pool2d(
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return `(sum x^p)^(1 / p)` over windows of inputs `(N, C, H, W)`, `p` being `norm_type`.
 
-    Windows are as even as they can be, and overlap where the division is not exact. `output_size`
-    is one length or one for each spatial dimension; `None` keeps the input's.
+    There are no absolute values in it, so that a negative sum, of odd powers, gives NaN; only the
+    infinite norm is `max |x|`. Where the sum is zero, so is its gradient, from `norm_type` 1 on. A
+    window that reaches beyond the end (in `ceil_mode`) counts the mean of its elements for each
+    that is missing. All this is as in torch.
+
+    Parameters
+    ----------
+    norm_type
+        Above 0, perhaps infinite.
+    kernel_size, stride, ceil_mode
+        As for `max_pool2d`.
 
     Raises
     ------
     TypeError, ValueError
-        `output_size` is not one of the above.
+        An option is not one of the above.
     LayerError
-        The input does not have the right dimensions, is empty or not floating-point.
+        As for `max_pool2d`.
 
     Examples
     --------
     >>> import torch
-    >>> adaptive_avg_pool2d(1)({}, torch.ones(8, 3, 28, 28)).shape
-    torch.Size([8, 3, 1, 1])
+    >>> lp_pool2d(2, 2)({}, torch.ones(8, 3, 28, 28)).unique()
+    tensor([2.])
     """
-    return _adaptive_avg_pool(2, output_size)
+    return _lp_pool(2, norm_type, kernel_size, stride, ceil_mode)
 
 
-def adaptive_avg_pool3d(output_size: int | Sequence[int | None] | None) -> Layer:
-    """Return the mean over as many windows as the output has elements; see `adaptive_avg_pool2d`.
+def lp_pool3d(
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None = None,
+    ceil_mode: bool = False,
+) -> Layer:
+    """Return the norm over windows of inputs `(N, C, D, H, W)`; see `lp_pool2d`.
 
     >>> import torch
-    >>> adaptive_avg_pool3d((1, None, 2))({}, torch.ones(8, 3, 4, 4, 4)).shape
-    torch.Size([8, 3, 1, 4, 2])
+    >>> lp_pool3d(2, 2)({}, torch.ones(8, 3, 4, 4, 4)).shape
+    torch.Size([8, 3, 2, 2, 2])
     """
-    return _adaptive_avg_pool(3, output_size)
+    return _lp_pool(3, norm_type, kernel_size, stride, ceil_mode)
 
 
 def _max_pool(
@@ -219,24 +240,31 @@ def _avg_pool(
     )
 
 
-def _adaptive_avg_pool(dims: int, output_size: int | Sequence[int | None] | None) -> Layer:
-    name = f"adaptive_avg_pool{dims}d"
-    sizes = tuple(output_size) if isinstance(output_size, Sequence) else (output_size,) * dims
-    if len(sizes) != dims:
-        raise ValueError(f"{name}: expected one or {dims} lengths, got {output_size!r}.")
-    for size in sizes:
-        if size is not None:
-            positive_int(name, "output_size", size)
+def _lp_pool(
+    dims: int,
+    norm_type: float,
+    kernel_size: IntOrInts,
+    stride: IntOrInts | None,
+    ceil_mode: bool,
+) -> Layer:
+    name = f"lp_pool{dims}d"
+    check_number(name, "norm_type", norm_type)
+    if not norm_type > 0:
+        raise ValueError(f"{name}: expected norm_type > 0, got {norm_type}.")
+    windows = _windows(name, dims, kernel_size, stride, 0, 1, ceil_mode)
+    kernel, strides = windows.kernel_size, windows.stride
 
-    def adaptive_avg_pool(x: Tensor) -> Any:
-        check_input(name, x, ("N", "C", *SPATIAL[dims]))
-        if 0 in x.shape[1:]:
-            raise LayerError(f"{name} expected a non-empty input, got shape {tuple(x.shape)}.")
-        pairs = zip(x.shape[2:], sizes, strict=True)
-        lengths = [length if size is None else size for length, size in pairs]
-        return _ADAPTIVE[dims](x, lengths)
+    def norm(x: Tensor) -> Tensor:
+        if norm_type == math.inf:
+            largest: Tensor = _MAX[dims](x.abs(), kernel, strides, ceil_mode=ceil_mode)
+            return largest
+        mean = _AVG[dims](x.pow(norm_type), kernel, strides, ceil_mode=ceil_mode)
+        total = mean * math.prod(kernel)
+        # The slope of the root is infinite at zero, and NaN once multiplied by zero.
+        is_zero = total == 0
+        return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, total).pow(1 / norm_type))
 
-    return lift(adaptive_avg_pool, name)
+    return _pool(windows, norm)
 
 
 @dataclass(frozen=True)

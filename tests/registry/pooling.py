@@ -1,5 +1,7 @@
 """Pooling."""
 
+import math
+
 import torch
 
 from purefn.functional import nn
@@ -15,19 +17,27 @@ CASES = [
     Case(
         "avg_pool3d", nn.avg_pool3d(2), torch.nn.AvgPool3d(2), (2, 3, 4, 4, 4), has_bfloat16=False
     ),
+    Case("lp_pool1d", nn.lp_pool1d(2, 2), torch.nn.LPPool1d(2, 2), (2, 3, 8)),
     Case(
-        "adaptive_avg_pool1d", nn.adaptive_avg_pool1d(3), torch.nn.AdaptiveAvgPool1d(3), (2, 3, 8)
+        "lp_pool1d",
+        nn.lp_pool1d(4, 3, 2, ceil_mode=True),
+        torch.nn.LPPool1d(4, 3, 2, ceil_mode=True),
+        (2, 3, 8),
+        variant="ceil",
+    ),
+    Case("lp_pool2d", nn.lp_pool2d(2, (2, 3)), torch.nn.LPPool2d(2, (2, 3)), (2, 3, 8, 6)),
+    Case(
+        "lp_pool2d",
+        nn.lp_pool2d(math.inf, 3, stride=2),
+        torch.nn.LPPool2d(math.inf, 3, stride=2),
+        (2, 3, 8, 6),
+        variant="infinite",
     ),
     Case(
-        "adaptive_avg_pool2d",
-        nn.adaptive_avg_pool2d((2, None)),
-        torch.nn.AdaptiveAvgPool2d((2, None)),
-        (2, 3, 5, 6),
-    ),
-    Case(
-        "adaptive_avg_pool3d",
-        nn.adaptive_avg_pool3d(2),
-        torch.nn.AdaptiveAvgPool3d(2),
-        (2, 3, 4, 3, 5),
+        "lp_pool3d",
+        nn.lp_pool3d(2, 2),
+        torch.nn.LPPool3d(2, 2),
+        (2, 3, 4, 4, 4),
+        has_bfloat16=False,
     ),
 ]

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from purefn.functional import initializers, nn, random
@@ -97,3 +97,56 @@ def test_autocast_converts_instead():
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(params, torch.ones(2, 5)).dtype == torch.bfloat16
         assert layer(params, torch.ones(2, 5, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+@settings(max_examples=25)
+@given(
+    batch=st.lists(st.integers(1, 3), max_size=2),
+    sizes=st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 4)),
+    bias=st.booleans(),
+)
+def test_bilinear(batch, sizes, bias, is_close):
+    first, second, out = sizes
+    layer, module = nn.bilinear(out, bias=bias), torch.nn.Bilinear(*sizes, bias=bias).double()
+    pair = [torch.randn(*batch, n, dtype=torch.float64) for n in (first, second)]
+    params = {name: value.detach() for name, value in module.named_parameters()}
+    assert {name: value.shape for name, value in layer.init(KEY, tuple(pair)).items()} == {
+        name: value.shape for name, value in params.items()
+    }
+    is_close(layer(params, tuple(pair)), module(*pair).detach(), "output")
+
+
+def test_bilinear_is_uniform_within_the_inverse_root_of_the_first_features():
+    params = nn.bilinear(400).init(KEY, (torch.ones(1, 100), torch.ones(1, 3)))
+    for value in params.values():
+        assert 0.099 < value.abs().max() <= 0.1
+        assert value.var().item() == pytest.approx(0.01 / 3, rel=0.1)
+    layer = nn.bilinear(1, weight_init=initializers.ones, bias_init=initializers.constant(2.0))
+    pair = torch.ones(2), torch.ones(3)
+    assert layer(layer.init(KEY, pair), pair).tolist() == [8.0]
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.ones(2, 3), r"a pair of tensors \(x1, x2\), got a torch.float32 tensor"),
+        ((torch.ones(2, 3),), "a pair of tensors .*, got a tuple of length 1"),
+        ((torch.ones(2, 4), torch.ones(2, 5)), r"shape \(\.\.\., 3\), got \(2, 4\)"),
+        ((torch.ones(2, 3), torch.ones(2, 4)), r"shape \(\.\.\., 5\), got \(2, 4\)"),
+        ((torch.ones(2, 3), torch.ones(4, 5)), r"before the last, got .*\(2, 3\).*\(4, 5\)"),
+        ((torch.ones(2, 3).long(), torch.ones(2, 5)), "floating-point input, got torch.int64"),
+        ((torch.ones(2, 3), torch.ones(2, 5).double()), "'weight' of torch.float32"),
+    ],
+)
+def test_bilinear_refuses_inputs(x, message):
+    layer = nn.bilinear(4)
+    params = layer.init(KEY, (torch.ones(2, 3), torch.ones(2, 5)))
+    with pytest.raises(nn.LayerError, match=message):
+        layer(params, x)
+
+
+def test_bilinear_refuses_options():
+    with pytest.raises(ValueError, match="bilinear: expected out_features >= 1, got 0"):
+        nn.bilinear(0)
+    with pytest.raises(TypeError, match="bilinear: expected True or False for bias, got 3"):
+        nn.bilinear(4, bias=3)

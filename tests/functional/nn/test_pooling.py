@@ -9,14 +9,8 @@ from purefn.functional import nn
 
 MAX = {1: nn.max_pool1d, 2: nn.max_pool2d, 3: nn.max_pool3d}
 AVG = {1: nn.avg_pool1d, 2: nn.avg_pool2d, 3: nn.avg_pool3d}
-ADAPTIVE = {1: nn.adaptive_avg_pool1d, 2: nn.adaptive_avg_pool2d, 3: nn.adaptive_avg_pool3d}
 TORCH_MAX = {1: torch.nn.MaxPool1d, 2: torch.nn.MaxPool2d, 3: torch.nn.MaxPool3d}
 TORCH_AVG = {1: torch.nn.AvgPool1d, 2: torch.nn.AvgPool2d, 3: torch.nn.AvgPool3d}
-TORCH_ADAPTIVE = {
-    1: torch.nn.AdaptiveAvgPool1d,
-    2: torch.nn.AdaptiveAvgPool2d,
-    3: torch.nn.AdaptiveAvgPool3d,
-}
 
 
 @st.composite
@@ -122,17 +116,6 @@ def test_every_small_window_is_computed_or_refused_as_in_torch(stride, ceil_mode
     assert empty > 0
 
 
-@given(st.data())
-def test_adaptive_avg_pool(matches_torch, data):
-    dims = data.draw(st.integers(1, 3))
-    per_dim = st.one_of(st.none(), st.integers(1, 5))
-    size = tuple(data.draw(per_dim) for _ in range(dims))
-    if data.draw(st.booleans()) or dims == 1:
-        size = data.draw(st.integers(1, 5))
-    x = torch.randn(2, 2, *(data.draw(st.integers(1, 7)) for _ in range(dims)), dtype=torch.float64)
-    matches_torch(ADAPTIVE[dims](size), TORCH_ADAPTIVE[dims](size), x)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -143,11 +126,6 @@ def test_adaptive_avg_pool(matches_torch, data):
         (lambda: nn.avg_pool1d(0), "avg_pool1d: expected kernel_size >= 1"),
         (lambda: nn.max_pool3d((2, 2)), "max_pool3d: expected one or 3 integers for kernel_size"),
         (lambda: nn.avg_pool2d(2, stride=0), "avg_pool2d: expected stride >= 1"),
-        (
-            lambda: nn.adaptive_avg_pool2d((1, 2, 3)),
-            "adaptive_avg_pool2d: expected one or 2 lengths",
-        ),
-        (lambda: nn.adaptive_avg_pool2d(0), "adaptive_avg_pool2d: expected output_size >= 1"),
     ],
 )
 def test_refuses_options(make, message):
@@ -155,11 +133,7 @@ def test_refuses_options(make, message):
         make()
 
 
-@pytest.mark.parametrize(
-    "layer",
-    [nn.max_pool2d(2), nn.avg_pool2d(2), nn.adaptive_avg_pool2d(1)],
-    ids=["max", "avg", "adaptive"],
-)
+@pytest.mark.parametrize("layer", [nn.max_pool2d(2), nn.avg_pool2d(2)], ids=["max", "avg"])
 def test_refuses_inputs(layer):
     with pytest.raises(
         nn.LayerError, match=r"pool2d expected an input of shape \(N, C, H, W\), got \(3, 4, 4\)"

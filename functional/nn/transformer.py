@@ -1,0 +1,273 @@
+"""The layers of transformers: attention and a network for each position, with norms between."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from .. import random
+from ..abstract import ShapeDtype
+from .activations import relu
+from .attention import multi_head_attention
+from .checks import check_bools, check_flag, check_input, positive_int
+from .combinators import check_names
+from .dense import linear
+from .layer import Layer, LayerError, Params, describe, lift
+from .normalization import layer_norm
+from .regularization import dropout as dropout_layer
+
+Activation = Callable[[Tensor], Tensor]
+#: Memory and mask of each attention in a layer.
+Sources = list[tuple[Any, Any]]
+
+
+def transformer_encoder_layer(
+    nhead: int,
+    dim_feedforward: int = 2048,
+    *,
+    dropout: float = 0.1,
+    activation: Activation = relu,
+    layer_norm_eps: float = 1e-5,
+    norm_first: bool = False,
+    bias: bool = True,
+    causal: bool = False,
+) -> Layer:
+    """Return attention within a sequence and a network for each of its positions.
+
+    With `f` first the attention and then `linear2(activation(linear1(x)))`,
+
+        x = norm(x + f(x))    or, with `norm_first`,    x = x + f(norm(x)).
+
+    Vaswani et al. 2017, Attention is all you need; Xiong et al. 2020, On layer normalization in the
+    transformer architecture. The input is `x` of shape `(N, L, E)` or `(L, E)`, or a tuple
+    `(x, mask)` with a mask as for `multi_head_attention`, where True takes part. Parameters have
+    the names of `torch.nn.TransformerEncoderLayer`: `self_attn`, `linear1`, `linear2`, `norm1` and
+    `norm2`. With `causal=True` it is the layer of a language model.
+
+    Parameters
+    ----------
+    nhead
+        How many heads there are, a divisor of `E`.
+    dim_feedforward
+        How many features the network has inside.
+    dropout
+        The probability with which weights of the attention, features inside the network, and what
+        either adds to `x` are set to zero in training.
+    activation
+        A pure function of a tensor.
+    layer_norm_eps
+        Added to the variance, above 0.
+    norm_first
+        Whether the norm comes before `f`.
+    bias
+        Whether projections, network and norms have biases.
+    causal
+        Whether a position sees only itself and those before it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not one of the above.
+    LayerError
+        A part refuses its input, mask or parameters (the message begins with its name), no key is
+        given for dropout in training, or parameters have names that no part has.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = transformer_encoder_layer(2, 16)
+    >>> params = layer.init(random.key(0), torch.ones(8, 5, 6))
+    >>> sorted(params)
+    ['linear1', 'linear2', 'norm1', 'norm2', 'self_attn']
+    >>> layer(params, torch.ones(8, 5, 6), key=random.key(1), train=True).shape
+    torch.Size([8, 5, 6])
+    """
+    name = "transformer_encoder_layer"
+    check_bools(name, causal=causal)
+
+    def unpack(x: Any) -> tuple[Any, Sources]:
+        if not isinstance(x, tuple):
+            return x, [(None, None)]
+        if len(x) != 2:
+            raise LayerError(f"{name} expected a tensor or (x, mask), got {describe(x)}.")
+        return x[0], [(None, x[1])]
+
+    attention = {
+        "self_attn": multi_head_attention(nhead, bias=bias, dropout=dropout, causal=causal)
+    }
+    blocks = _Blocks.of(
+        name, attention, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias
+    )
+    return _layer(blocks, unpack, uses_key=dropout > 0)
+
+
+def transformer_decoder_layer(
+    nhead: int,
+    dim_feedforward: int = 2048,
+    *,
+    dropout: float = 0.1,
+    activation: Activation = relu,
+    layer_norm_eps: float = 1e-5,
+    norm_first: bool = False,
+    bias: bool = True,
+    causal: bool = False,
+) -> Layer:
+    """Return attention within a sequence, attention to a memory, and a network for each position.
+
+    The three are put together, and options and errors are, as for `transformer_encoder_layer`. The
+    input is a tuple `(x, memory)`, `(x, memory, mask)` or `(x, memory, mask, memory_mask)`, of
+    shapes `(N, L, E)` and `(N, S, E)` or without `N`; either mask may be `None`, and in both True
+    takes part. Parameters have the names of `torch.nn.TransformerDecoderLayer`: `self_attn`,
+    `multihead_attn`, `linear1`, `linear2`, `norm1`, `norm2` and `norm3`. `causal` is about the
+    sequence alone.
+
+    Examples
+    --------
+    >>> import torch
+    >>> layer = transformer_decoder_layer(2, 16, causal=True)
+    >>> x, memory = torch.ones(8, 5, 6), torch.ones(8, 7, 6)
+    >>> params = layer.init(random.key(0), (x, memory))
+    >>> sorted(params)
+    ['linear1', 'linear2', 'multihead_attn', 'norm1', 'norm2', 'norm3', 'self_attn']
+    >>> layer(params, (x, memory)).shape
+    torch.Size([8, 5, 6])
+    """
+    name = "transformer_decoder_layer"
+    check_bools(name, causal=causal)
+
+    def unpack(x: Any) -> tuple[Any, Sources]:
+        if not isinstance(x, tuple) or len(x) not in (2, 3, 4) or x[1] is None:
+            raise LayerError(
+                f"{name} expected (x, memory), (x, memory, mask) or (x, memory, mask, "
+                f"memory_mask), got {describe(x)}."
+            )
+        x, memory, mask, memory_mask = (*x, None, None)[:4]
+        return x, [(None, mask), (memory, memory_mask)]
+
+    attention = {
+        "self_attn": multi_head_attention(nhead, bias=bias, dropout=dropout, causal=causal),
+        "multihead_attn": multi_head_attention(nhead, bias=bias, dropout=dropout),
+    }
+    blocks = _Blocks.of(
+        name, attention, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias
+    )
+    return _layer(blocks, unpack, uses_key=dropout > 0)
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Several attentions and one network, each with its norm."""
+
+    layer: str
+    attention: dict[str, Layer]
+    linear1: Layer
+    norms: dict[str, Layer]
+    drop: Layer
+    activation: Layer
+    norm_first: bool
+    bias: bool
+
+    @staticmethod
+    def of(
+        layer: str,
+        attention: dict[str, Layer],
+        dim_feedforward: int,
+        dropout: float,
+        activation: Activation,
+        layer_norm_eps: float,
+        norm_first: bool,
+        bias: bool,
+    ) -> _Blocks:
+        """Check the options."""
+        positive_int(layer, "dim_feedforward", dim_feedforward)
+        check_bools(layer, norm_first=norm_first, bias=bias)
+        norm = layer_norm(eps=layer_norm_eps, bias=bias)
+        return _Blocks(
+            layer=layer,
+            attention=attention,
+            linear1=linear(dim_feedforward, bias=bias),
+            norms={f"norm{index + 1}": norm for index in range(len(attention) + 1)},
+            drop=dropout_layer(dropout),
+            activation=lift(activation, "activation"),
+            norm_first=norm_first,
+            bias=bias,
+        )
+
+    def parts(self, x: Any) -> dict[str, Layer]:
+        """Return the parts for inputs like `x`, by name."""
+        check_input(self.layer, x, ("...", "L", "E"))
+        linear2 = linear(x.shape[-1], bias=self.bias)
+        return {**self.attention, "linear1": self.linear1, "linear2": linear2, **self.norms}
+
+    def init(self, key: Tensor, x: Any, sources: Sources) -> Params:
+        """Draw the parameters of every part."""
+        parts = self.parts(x)
+        keys = dict(zip(parts, random.split(key, len(parts)).unbind(0), strict=True))
+        params = {
+            part: _named(part, layer.init, keys[part], (x, memory))
+            for (part, layer), (memory, _) in zip(self.attention.items(), sources, strict=True)
+        }
+        params["linear1"] = _named("linear1", self.linear1.init, keys["linear1"], x)
+        inside = ShapeDtype(params["linear1"]["weight"].shape[:1], x.dtype)
+        params["linear2"] = _named("linear2", parts["linear2"].init, keys["linear2"], inside)
+        for part, layer in self.norms.items():
+            params[part] = _named(part, layer.init, keys[part], x)
+        return params
+
+    def apply(
+        self, params: Params, x: Tensor, sources: Sources, key: Tensor | None, train: bool
+    ) -> Tensor:
+        """Return what one block after the other makes of `x`."""
+        check_flag(self.layer, "train", train)
+        parts = self.parts(x)
+        check_names(self.layer, "parameters", parts, params)
+        # Each attention takes one key, the network one inside, and each block one at its end.
+        keys = iter(_split(key, 2 * len(self.norms)))
+
+        def run(part: str, x: Any, key: Tensor | None = None) -> Any:
+            own = params.get(part, {})
+            return _named(part, parts[part].apply, own, x, key=key, train=train)
+
+        def dropped(x: Tensor) -> Any:
+            return self.drop({}, x, key=next(keys), train=train)
+
+        def network(x: Tensor) -> Any:
+            return run("linear2", dropped(self.activation({}, run("linear1", x))))
+
+        def attend(part: str, memory: Any, mask: Any) -> Callable[[Tensor], Any]:
+            return lambda x: run(part, (x, memory, mask), next(keys))
+
+        rows = zip(self.attention, sources, strict=True)
+        blocks = [*(attend(part, *source) for part, source in rows), network]
+        for norm, block in zip(self.norms, blocks, strict=True):
+            if self.norm_first:
+                x = x + dropped(block(run(norm, x)))
+            else:
+                x = run(norm, x + dropped(block(x)))
+        return x
+
+
+def _named(part: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of a part; an error says the part's name."""
+    try:
+        return function(*args, **options)
+    except LayerError as error:
+        error.path = (part, *error.path)
+        raise
+
+
+def _split(key: Tensor | None, count: int) -> list[Tensor | None]:
+    return [None] * count if key is None else list(random.split(key, count).unbind(0))
+
+
+def _layer(blocks: _Blocks, unpack: Callable[[Any], tuple[Any, Sources]], uses_key: bool) -> Layer:
+    def init(key: Tensor, x: Any) -> Params:
+        return blocks.init(key, *unpack(x))
+
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+        return blocks.apply(params, *unpack(x), key, train)
+
+    return Layer(init, apply, uses_key)

@@ -1,0 +1,123 @@
+"""Attention, positions and the layers of transformers."""
+
+import torch
+
+from purefn.functional import nn
+
+from .case import Case
+
+
+class SelfAttention(torch.nn.MultiheadAttention):
+    """torch's attention of a sequence to itself, perhaps causal."""
+
+    causal = False
+
+    def forward(self, x):
+        hidden = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+        mask = hidden if self.causal else None
+        return super().forward(x, x, x, need_weights=False, attn_mask=mask)[0]
+
+
+class CausalSelfAttention(SelfAttention):
+    causal = True
+
+
+class Encoder(torch.nn.TransformerEncoderLayer):
+    """torch's layer with a causal mask."""
+
+    def forward(self, x):
+        return super().forward(x, torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1))
+
+
+class Decoder(torch.nn.TransformerDecoderLayer):
+    """torch's layer with a memory made of the sequence."""
+
+    def forward(self, x):
+        return super().forward(x, 0.5 * x)
+
+
+class Positions(torch.nn.Embedding):
+    """Embeddings of the positions, added to the input."""
+
+    def forward(self, x):
+        return x + self.weight[: x.shape[-2]]
+
+
+def decoder(**options):
+    """Return the decoder layer with a memory made of the sequence."""
+    layer = nn.transformer_decoder_layer(2, 8, **options)
+    return nn.Layer(
+        lambda key, x: layer.init(key, (x, x)),
+        lambda params, x, **options: layer(params, (x, 0.5 * x), **options),
+    )
+
+
+TORCH = {"batch_first": True}
+X = (3, 5, 4)
+
+CASES = [
+    Case("multi_head_attention", nn.multi_head_attention(2), SelfAttention(4, 2, **TORCH), X),
+    Case(
+        "multi_head_attention",
+        nn.multi_head_attention(2, causal=True, bias=False),
+        CausalSelfAttention(4, 2, bias=False, **TORCH),
+        X,
+        variant="causal",
+    ),
+    Case(
+        "multi_head_attention",
+        nn.multi_head_attention(4, dropout=0.3),
+        SelfAttention(4, 4, dropout=0.3, **TORCH),
+        X,
+        variant="dropout",
+        draws=True,
+    ),
+    Case(
+        "multi_head_attention",
+        nn.multi_head_attention(4, kv_heads=2, causal=True, rotary=nn.rotary, alibi=True),
+        None,
+        (3, 5, 8),
+        variant="grouped",
+    ),
+    Case("cached_attention", nn.cached_attention(2, 7), None, X),
+    Case(
+        "cached_attention",
+        nn.cached_attention(2, 7, kv_heads=1, rotary=nn.rotary, alibi=True),
+        None,
+        X,
+        variant="grouped",
+    ),
+    Case("rotary", nn.rotary, None, X),
+    Case("sinusoidal_positions", nn.sinusoidal_positions, None, X),
+    Case("learned_positions", nn.learned_positions(6), Positions(6, 4), X),
+    Case(
+        "transformer_encoder_layer",
+        nn.transformer_encoder_layer(2, 8, dropout=0.0),
+        torch.nn.TransformerEncoderLayer(4, 2, 8, 0.0, **TORCH),
+        X,
+    ),
+    Case(
+        "transformer_encoder_layer",
+        nn.transformer_encoder_layer(
+            2, 8, dropout=0.2, activation=nn.gelu, norm_first=True, causal=True, layer_norm_eps=1e-3
+        ),
+        Encoder(4, 2, 8, 0.2, torch.nn.functional.gelu, 1e-3, norm_first=True, **TORCH),
+        X,
+        variant="first",
+        draws=True,
+    ),
+    Case(
+        "transformer_decoder_layer",
+        decoder(dropout=0.0, bias=False),
+        Decoder(4, 2, 8, 0.0, bias=False, **TORCH),
+        X,
+    ),
+    Case(
+        "transformer_decoder_layer",
+        decoder(dropout=0.2, norm_first=True),
+        Decoder(4, 2, 8, 0.2, norm_first=True, **TORCH),
+        X,
+        variant="first",
+        draws=True,
+    ),
+]
