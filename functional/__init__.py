@@ -1,10 +1,10 @@
 """Everything that computes.
 
 The transforms stand here (`pf.jit`, `pf.grad`, `pf.vmap`, ...); `tree`, `random`, `nn`, `losses`,
-`initializers`, `metrics`, `per_example` and `curvature` are modules of their own.
+`models`, `initializers`, `metrics`, `per_example` and `curvature` are modules of their own.
 """
 
-from . import curvature, initializers, losses, metrics, nn, per_example, random, tree
+from . import curvature, initializers, losses, metrics, models, nn, per_example, random, tree
 from .abstract import ShapeDtype, eval_shape
 from .autodiff import (
     grad,
@@ -58,6 +58,7 @@ __all__ = [
     "make_graph",
     "map",
     "metrics",
+    "models",
     "nn",
     "per_example",
     "random",

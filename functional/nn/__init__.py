@@ -33,6 +33,7 @@ from .activations import (
     tanhshrink,
     threshold,
 )
+from .adapters import lora, merge_lora, unmerge_lora
 from .adaptive_pooling import (
     adaptive_avg_pool1d,
     adaptive_avg_pool2d,
@@ -56,7 +57,6 @@ from .group_normalization import (
     tracked_instance_norm,
 )
 from .layer import Layer, LayerError, Params, State, StatefulLayer, lift
-from .lora import lora, merge_lora, unmerge_lora
 from .normalization import batch_norm, layer_norm, rms_norm
 from .padding import (
     circular_pad1d,

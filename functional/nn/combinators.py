@@ -62,10 +62,10 @@ def serial(*layers: Part, **named: Part) -> Layer | StatefulLayer:
     purefn.functional.nn.LayerError: model['hidden']: linear expected an input of shape \
 (..., 5), got (2, 7).
     """
-    return _combination(
+    return combination(
         "serial",
-        _named_parts("serial", layers, named),
-        next_input=lambda x, y: y,
+        named_parts("serial", layers, named),
+        next_input=lambda name, x, y: y,
         result=lambda outputs, x: x,
     )
 
@@ -89,7 +89,7 @@ def parallel(*layers: Part, **named: Part) -> Layer | StatefulLayer:
     >>> model(params, torch.ones(4, 3)).shape
     torch.Size([4, 10])
     """
-    return _fan("parallel", _named_parts("parallel", layers, named))
+    return _fan("parallel", named_parts("parallel", layers, named))
 
 
 @overload
@@ -116,7 +116,7 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
     >>> list(tree.to_state_dict(params))
     ['body.1.bias', 'body.1.weight']
     """
-    parts = _named_parts("residual", (), {"body": body, "shortcut": shortcut})
+    parts = named_parts("residual", (), {"body": body, "shortcut": shortcut})
     branches = _stateful(_fan("residual", parts))
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
@@ -152,21 +152,21 @@ def _same_dtype(y: Tensor, kept: Tensor) -> bool:
 
 def _fan(kind: str, parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
     """Return the layer that gives its input to every part and returns the tuple of outputs."""
-    return _combination(
-        kind, parts, next_input=lambda x, y: x, result=lambda outputs, x: tuple(outputs)
+    return combination(
+        kind, parts, next_input=lambda name, x, y: x, result=lambda outputs, x: tuple(outputs)
     )
 
 
-def _combination(
+def combination(
     kind: str,
     parts: Mapping[str, Layer | StatefulLayer],
-    next_input: Callable[[Any, Any], Any],
+    next_input: Callable[[str, Any, Any], Any],
     result: Callable[[list[Any], Any], Any],
 ) -> Layer | StatefulLayer:
     """Return the layer that runs its parts in order.
 
-    A part that turned `x` into `y` leaves `next_input(x, y)` to the one after it, and the whole
-    returns `result(outputs, x)` of all outputs and the `x` left by the last part.
+    A part that turned `x` into `y` leaves `next_input(name, x, y)` to the one after it, and the
+    whole returns `result(outputs, x)` of all outputs and the `x` left by the last part.
     """
     stateful = {name: _stateful(part) for name, part in parts.items()}
     uses_key = any(part.uses_key for part in stateful.values())
@@ -178,7 +178,7 @@ def _combination(
         state: dict[str, State] = {}
         for (name, part), part_key in zip(stateful.items(), _split(key, parts), strict=True):
             params[name], state[name], y = _init_part(name, part, part_key, x)
-            x = next_input(x, y)
+            x = next_input(name, x, y)
         return _without_empty(params), _without_empty(state)
 
     def apply(
@@ -192,13 +192,13 @@ def _combination(
         for (name, part), part_key in zip(stateful.items(), keys, strict=True):
             y, new_state[name] = _apply_part(name, part, params, state, x, part_key, train)
             outputs.append(y)
-            x = next_input(x, y)
+            x = next_input(name, x, y)
         return result(outputs, x), _without_empty(new_state)
 
     return _simplest(parts, StatefulLayer(init, apply, uses_key))
 
 
-def _named_parts(
+def named_parts(
     kind: str, layers: tuple[Part, ...], named: Mapping[str, Part]
 ) -> dict[str, Layer | StatefulLayer]:
     """Return the parts by name, positional ones first, functions lifted to layers."""

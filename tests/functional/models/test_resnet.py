@@ -1,0 +1,123 @@
+"""Residual networks have torchvision's parameters, logits, gradients and running statistics."""
+
+import importlib.util
+
+import pytest
+import torch
+
+import purefn.functional as pf
+from purefn import data
+from purefn.functional import ShapeDtype, models, nn, random, tree
+
+NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"]
+
+
+@pytest.fixture(scope="module")
+def torchvision():
+    if importlib.util.find_spec("torchvision") is None:
+        pytest.skip("torchvision is not installed")
+    return importlib.import_module("torchvision.models", data.import_torchvision().__name__)
+
+
+def made(torchvision, name):
+    """Return torchvision's model and its weights, with statistics as after some training."""
+    torch.manual_seed(0)
+    module = getattr(torchvision, name)(num_classes=10)
+    for part in module.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.running_mean.normal_(std=0.1)
+            part.running_var.uniform_(0.5, 2.0)
+            torch.nn.init.uniform_(part.weight, 0.5, 1.5)
+    return module, split(module)
+
+
+def split(module):
+    buffers = {name for name, _ in module.named_buffers()}
+    weights = {name: value.clone() for name, value in module.state_dict().items()}
+    params = {name: value for name, value in weights.items() if name not in buffers}
+    state = {name: value for name, value in weights.items() if name in buffers}
+    return tree.from_state_dict(params), tree.from_state_dict(state)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_have_torchvisions_names_and_shapes(torchvision, name):
+    with torch.device("meta"):
+        module = getattr(torchvision, name)()
+    model = getattr(models, name)()
+    x = ShapeDtype((2, 3, 64, 64), torch.float32)
+    params, state = pf.eval_shape(model.init, random.key(0), x)
+    ours = {**tree.to_state_dict(params), **tree.to_state_dict(state)}
+    assert {name: (tuple(v.shape), v.dtype) for name, v in ours.items()} == {
+        name: (tuple(v.shape), v.dtype) for name, v in module.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_are_torchvisions(torchvision, name):
+    module, (params, state) = made(torchvision, name)
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = module.eval()(x)
+    logits, after = getattr(models, name)(10)(params, state, x)
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
+    assert after is state or tree.all(tree.map(torch.equal, after, state))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_a_step_of_training_is_torchvisions(torchvision, name):
+    module, (params, state) = made(torchvision, name)
+    module, model = module.double().train(), getattr(models, name)(10)
+    params, state = (
+        tree.map(lambda v: v.double() if v.is_floating_point() else v, part)
+        for part in (params, state)
+    )
+    x, labels = torch.randn(3, 3, 64, 64).double(), torch.tensor([1, 4, 9])
+
+    def loss(params):
+        logits, after = model(params, state, x, train=True)
+        return torch.nn.functional.cross_entropy(logits, labels), after
+
+    grads, after = pf.grad(loss, has_aux=True)(params)
+    torch.nn.functional.cross_entropy(module(x), labels).backward()
+    _, expected = split(module)
+    torch.testing.assert_close(after, expected, rtol=1e-9, atol=1e-12)
+    grads = tree.to_state_dict(grads)
+    for path, parameter in module.named_parameters():
+        scale = parameter.grad.abs().max().item()
+        torch.testing.assert_close(grads[path], parameter.grad, rtol=0, atol=1e-9 * scale)
+
+
+def test_state_dicts_go_back(torchvision):
+    params, state = models.resnet18(10).init(random.key(0), torch.zeros(1, 3, 64, 64))
+    module = torchvision.resnet18(num_classes=10)
+    module.load_state_dict({**tree.to_state_dict(params), **tree.to_state_dict(state)})
+    x = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = module.eval()(x)
+    logits, _ = models.resnet18(10)(params, state, x)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_compiled_equals_eager():
+    model, x = models.resnet18(10), torch.randn(2, 3, 33, 33)
+    params, state = model.init(random.key(0), x)
+
+    def step(params, state, x):
+        return model(params, state, x, train=True)
+
+    found = pf.jit(step, backend="aot_eager")(params, state, x)
+    torch.testing.assert_close(found, step(params, state, x), rtol=1e-4, atol=1e-5)
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="resnet: expected num_classes >= 1, got 0"):
+        models.resnet18(0)
+    with pytest.raises(TypeError, match="resnet: expected an integer for in_channels"):
+        models.resnet50(10, in_channels=None)
+    model = models.resnet18(10, in_channels=1)
+    with pytest.raises(nn.LayerError, match=r"shape \(N, 1, H, W\), got \(2, 3, 64, 64\)"):
+        model.init(random.key(0), torch.zeros(2, 3, 64, 64))
+    params, state = model.init(random.key(0), torch.zeros(2, 1, 64, 64))
+    del params["layer2"]["0"]["downsample"]["0"]
+    with pytest.raises(nn.LayerError, match=r"model\['layer2'\]\['0'\]\['downsample'\]\['0'\]"):
+        model(params, state, torch.zeros(2, 1, 64, 64))
