@@ -1,49 +1,30 @@
 """Every public layer with its counterpart in torch: what is run on them all."""
 
-from . import (
-    activations,
-    adapters,
-    adaptive_pooling,
-    attention,
-    combinators,
-    convolution,
-    dense,
-    embeddings,
-    group_normalization,
-    normalization,
-    padding,
-    parametric_activations,
-    pooling,
-    recurrent,
-    regularization,
-    reparameterization,
-    resampling,
-    shapes,
-    transposed,
-)
+import importlib
+
 from .case import Case
 
-_MODULES = [
-    activations,
-    adapters,
-    adaptive_pooling,
-    attention,
-    combinators,
-    convolution,
-    dense,
-    embeddings,
-    group_normalization,
-    normalization,
-    padding,
-    parametric_activations,
-    pooling,
-    recurrent,
-    regularization,
-    reparameterization,
-    resampling,
-    shapes,
-    transposed,
-]
-CASES = [case for module in _MODULES for case in module.CASES]
+_MODULES = (
+    "activations",
+    "adapters",
+    "adaptive_pooling",
+    "attention",
+    "combinators",
+    "convolution",
+    "dense",
+    "embeddings",
+    "group_normalization",
+    "normalization",
+    "padding",
+    "parametric_activations",
+    "pooling",
+    "recurrent",
+    "regularization",
+    "reparameterization",
+    "resampling",
+    "shapes",
+    "transposed",
+)
+CASES = [case for name in _MODULES for case in importlib.import_module(f".{name}", __name__).CASES]
 
 __all__ = ["CASES", "Case"]
