@@ -57,6 +57,7 @@ from .group_normalization import (
     tracked_instance_norm,
 )
 from .layer import Layer, LayerError, Params, State, StatefulLayer, lift
+from .mixed_precision import precision
 from .normalization import batch_norm, layer_norm, rms_norm
 from .padding import (
     circular_pad1d,
@@ -185,6 +186,7 @@ __all__ = [
     "parallel",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "precision",
     "prelu",
     "reflection_pad1d",
     "reflection_pad2d",

@@ -218,7 +218,7 @@ def cached_attention(
         values = _written(state["values"], v, slots - position)
         queries = position + torch.arange(length, device=x.device)
         mask = heads.with_alibi(not_before(queries, slots), queries, slots)
-        y = heads.join(params, attend(q, keys, values, mask))
+        y = heads.join(params, attend(q, keys.to(q.dtype), values.to(q.dtype), mask))
         y = torch.where(position + length <= max_length, y, torch.nan)
         return y, {"keys": keys, "values": values, "position": position + length}
 

@@ -20,7 +20,9 @@ from .per_channel import (
     check_momentum,
     check_tracked,
     draw_affine,
+    normalize_by,
     running_statistics,
+    widened,
 )
 
 
@@ -201,9 +203,7 @@ def tracked_instance_norm(
         if train:
             _check_places(name, x)
             return _instance_norm(x, params, eps), _next_state(state, x, momentum)
-        mean, var = state["running_mean"], state["running_var"]
-        y = F.batch_norm(x, mean, var, params.get("weight"), params.get("bias"), eps=eps)
-        return y, state
+        return normalize_by(state, x, params, eps), state
 
     return StatefulLayer(init, apply, uses_key=False)
 
@@ -263,8 +263,10 @@ def local_response_norm(
 
 
 def _instance_norm(x: Tensor, params: Params, eps: float) -> Tensor:
-    weight, bias = params.get("weight"), params.get("bias")
-    return F.instance_norm(x, None, None, weight, bias, use_input_stats=True, eps=eps)
+    wide = widened(x, params)
+    weight, bias = wide.get("weight"), wide.get("bias")
+    y = F.instance_norm(x, None, None, weight, bias, use_input_stats=True, eps=eps)
+    return y.to(x.dtype)
 
 
 def _next_state(state: State, x: Tensor, momentum: float) -> State:
@@ -274,7 +276,8 @@ def _next_state(state: State, x: Tensor, momentum: float) -> State:
             "tracked_instance_norm expected at least one example in training, got shape "
             f"{tuple(x.shape)}."
         )
-    var, mean = torch.var_mean(x.detach().flatten(2), 2, correction=1)
+    places = x.detach().flatten(2).to(state["running_mean"].dtype)
+    var, mean = torch.var_mean(places, 2, correction=1)
     return {
         "running_mean": (1 - momentum) * state["running_mean"] + momentum * mean.mean(0),
         "running_var": (1 - momentum) * state["running_var"] + momentum * var.mean(0),

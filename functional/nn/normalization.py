@@ -19,7 +19,9 @@ from .per_channel import (
     check_momentum,
     check_tracked,
     draw_affine,
+    normalize_by,
     running_statistics,
+    widened,
 )
 
 
@@ -228,12 +230,12 @@ def batch_norm(
         train: bool = False,
     ) -> tuple[Tensor, State]:
         _check(names, params, state, x, train)
-        weight, bias = params.get("weight"), params.get("bias")
         if train:
+            wide = widened(x, params)
+            weight, bias = wide.get("weight"), wide.get("bias")
             y = F.batch_norm(x, None, None, weight, bias, training=True, eps=eps)
-            return y, _next_state(state, x, momentum)
-        mean, var = state["running_mean"], state["running_var"]
-        return F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps), state
+            return y.to(x.dtype), _next_state(state, x, momentum)
+        return normalize_by(state, x, params, eps), state
 
     return StatefulLayer(init, apply, uses_key=False)
 
@@ -245,7 +247,10 @@ def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
     values_per_channel = _values_per_channel(x)
     # Written as in the forward kernel, so that a compiler computes the two moments once.
     biased_var, mean = torch.var_mean(
-        x.detach(), [0, *range(2, x.ndim)], correction=0, keepdim=True
+        x.detach().to(state["running_mean"].dtype),
+        [0, *range(2, x.ndim)],
+        correction=0,
+        keepdim=True,
     )
     var = biased_var.reshape(-1) * (values_per_channel / (values_per_channel - 1))
     mean = mean.reshape(-1)

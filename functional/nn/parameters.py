@@ -71,3 +71,14 @@ def check_same_dtype(layer: str, x: Tensor, params: Mapping[str, Tensor]) -> Non
                 f"{layer} got an input of {x.dtype} and {name!r} of {value.dtype}; "
                 "convert one of them, as in `tree.cast(params, x.dtype)`."
             )
+
+
+def check_state_dtype(layer: str, x: Tensor, state: Mapping[str, Tensor]) -> None:
+    """Refuse statistics of another dtype than the input's, unless they are float32 beside a half.
+
+    So they are in mixed precision: an average that moves by less than its own precision stands
+    still.
+    """
+    is_half = x.dtype in (torch.bfloat16, torch.float16)
+    if not (is_half and all(value.dtype == torch.float32 for value in state.values())):
+        check_same_dtype(layer, x, state)

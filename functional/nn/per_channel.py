@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .. import random
+from .. import random, tree
 from ..initializers import Initializer
 from .checks import check_bools, check_flag, check_input, check_number
 from .layer import LayerError, Params, State
-from .parameters import check_parameters, check_same_dtype
+from .parameters import check_parameters, check_same_dtype, check_state_dtype
 
 
 def affine_names(layer: str, affine: bool, bias: bool) -> list[str]:
@@ -99,11 +100,28 @@ def check_tracked(
     check_parameters(layer, state, {**per_channel, "num_batches_tracked": ()})
     channels = state["running_mean"].shape[0]
     check_input(layer, x, channels_first(channels, x, least_spatial))
-    values = {**params, **{name: state[name] for name in per_channel}}
-    check_same_dtype(layer, x, values)
-    for name, value in values.items():
+    statistics = {name: state[name] for name in per_channel}
+    check_same_dtype(layer, x, params)
+    check_state_dtype(layer, x, statistics)
+    for name, value in {**params, **statistics}.items():
         if value.shape != (channels,):
             raise LayerError(
                 f"{layer} expected {name!r} of shape ({channels},), as 'running_mean' has, got "
                 f"{tuple(value.shape)}."
             )
+
+
+def normalize_by(state: State, x: Tensor, params: Params, eps: float) -> Tensor:
+    """Return `x` normalised by running statistics."""
+    wide = widened(x, {**params, **state})
+    mean, var = wide["running_mean"], wide["running_var"]
+    y = F.batch_norm(x, mean, var, wide.get("weight"), wide.get("bias"), eps=eps)
+    return y.to(x.dtype)
+
+
+def widened(x: Tensor, values: Params) -> Params:
+    """Return weights and statistics in float32 where `x` is a half.
+
+    torch's kernels round less with these: batch norm's gradients lose ten times as much otherwise.
+    """
+    return tree.cast(values, torch.promote_types(x.dtype, torch.float32))

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import random
 from .checks import check_flag, check_int, check_positive, positive_int
 from .layer import Layer, LayerError, Params, State, StatefulLayer, describe
-from .parameters import check_parameters
+from .parameters import check_parameters, check_state_dtype
 
 #: How many steps of the power iteration `init` makes, as in torch.
 _FIRST_ITERATIONS = 15
@@ -147,12 +147,12 @@ def spectral_norm(
         original = own["original"]
         if original.ndim > 1:
             _check_dim("spectral_norm", name, original, dim)
-            matrix = _matrix(original, dim)
-            u, v = _vectors(state, name, original, matrix)
+            u, v = _vectors(state, name, original, dim)
+            matrix = _matrix(original, dim).to(u.dtype)
             if train:
                 u, v = _power_iterations(matrix, v, n_power_iterations, eps)
                 state = _state(name, u, v)
-            weight = original / torch.dot(u, torch.mv(matrix, v))
+            weight = original / torch.dot(u, torch.mv(matrix, v)).to(original.dtype)
         else:
             check_parameters("spectral_norm", state, {})
             weight = F.normalize(original, dim=0, eps=eps)
@@ -263,7 +263,7 @@ def _power_iterations(matrix: Tensor, v: Tensor, count: int, eps: float) -> tupl
     return u.to(matrix.dtype), v.to(matrix.dtype)
 
 
-def _vectors(state: Any, name: str, original: Tensor, matrix: Tensor) -> tuple[Tensor, Tensor]:
+def _vectors(state: Any, name: str, original: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the two vectors of the state, without gradients."""
     found = state
     for entry in ("parametrizations", name, "0"):
@@ -274,12 +274,13 @@ def _vectors(state: Any, name: str, original: Tensor, matrix: Tensor) -> tuple[T
             f"got {describe(state if found is None else found)}; the order of arguments is "
             "(params, state, x)."
         )
-    shapes = {"_u": (matrix.shape[0],), "_v": (matrix.shape[1],)}
+    rows = original.shape[dim]
+    shapes = {"_u": (rows,), "_v": (original.numel() // rows if rows else 0,)}
     for entry, shape in shapes.items():
         value = found[entry]
-        if not isinstance(value, Tensor) or value.shape != shape or value.dtype != original.dtype:
+        if not isinstance(value, Tensor) or value.shape != shape:
             raise LayerError(
-                f"spectral_norm expected {entry!r} of shape ({shape[0]},) and the dtype of "
-                f"'original', got {describe(value)} and {describe(original)}."
+                f"spectral_norm expected {entry!r} of shape ({shape[0]},), got {describe(value)}."
             )
+    check_state_dtype("spectral_norm", original, found)
     return found["_u"].detach(), found["_v"].detach()

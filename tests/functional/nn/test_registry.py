@@ -17,6 +17,7 @@ NOT_LAYERS = {
     "StatefulLayer",
     "alibi_slopes",
     "merge_lora",
+    "precision",  # over every layer, in test_mixed_precision
     "unmerge_lora",
 }
 

@@ -1,0 +1,126 @@
+"""A layer in one dtype for its parameters, one to compute in, and one for what it returns."""
+
+from __future__ import annotations
+
+from typing import Any, overload
+
+import torch
+from torch import Tensor
+
+from .. import tree
+from ..abstract import ShapeDtype
+from .layer import Layer, Params, State, StatefulLayer
+
+
+@overload
+def precision(
+    layer: Layer,
+    *,
+    params: torch.dtype = ...,
+    compute: torch.dtype = ...,
+    output: torch.dtype = ...,
+) -> Layer: ...
+@overload
+def precision(
+    layer: StatefulLayer,
+    *,
+    params: torch.dtype = ...,
+    compute: torch.dtype = ...,
+    output: torch.dtype = ...,
+) -> StatefulLayer: ...
+def precision(
+    layer: Layer | StatefulLayer,
+    *,
+    params: torch.dtype = torch.float32,
+    compute: torch.dtype = torch.bfloat16,
+    output: torch.dtype = torch.float32,
+) -> Layer | StatefulLayer:
+    """Return `layer` with parameters in one dtype, computing in another and returning a third.
+
+        y = cast(layer(cast(params, compute), cast(x, compute)), output)
+
+    Gradients pass the casts backwards, so those of the parameters have the parameters' dtype.
+    Micikevicius et al. 2017, Mixed precision training (arXiv:1710.03740). Only floating-point
+    leaves are cast. A state is not: the running statistics of a norm would stand still in
+    bfloat16, and stay in the dtype of the parameters. Norms, softmax and the sums of a product are
+    taken in float32 by torch's kernels whatever the dtype of what they read.
+
+    It wraps any layer, so that parts may differ: `nn.serial(body=nn.precision(body), head=head)`
+    has a head in float32. With `compute=torch.float16` small gradients are lost unless the loss
+    is scaled: see `optim.dynamic_loss_scale`.
+
+    Parameters
+    ----------
+    layer
+        A layer with or without a state.
+    params, compute, output
+        Floating-point dtypes: of what `init` returns, of what the layer is given, and of what it
+        returns.
+
+    Raises
+    ------
+    TypeError
+        `layer` is no layer, or a dtype is none or not a floating-point one.
+    LayerError
+        As `layer` does.
+
+    Examples
+    --------
+    >>> from purefn.functional import nn, random
+    >>> model = nn.precision(nn.linear(2))
+    >>> x = torch.ones(1, 3)
+    >>> params = model.init(random.key(0), x)
+    >>> params["weight"].dtype, model(params, x).dtype
+    (torch.float32, torch.float32)
+    >>> nn.precision(nn.linear(2), output=torch.bfloat16)(params, x).dtype
+    torch.bfloat16
+    """
+    if not isinstance(layer, Layer | StatefulLayer):
+        raise TypeError(f"precision: expected a Layer or a StatefulLayer, got {layer!r}.")
+    for name, dtype in (("params", params), ("compute", compute), ("output", output)):
+        _check_dtype(name, dtype)
+
+    def init(key: Tensor, x: Any) -> Any:
+        return tree.cast(layer.init(key, _cast_input(x, params)), params)
+
+    if isinstance(layer, Layer):
+
+        def apply(values: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+            given = tree.cast((values, x), compute)
+            return tree.cast(layer.apply(*given, key=key, train=train), output)
+
+        return Layer(init, apply, layer.uses_key)
+
+    def stateful_apply(
+        values: Params,
+        state: State,
+        x: Any,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Any, State]:
+        values, x = tree.cast((values, x), compute)
+        y, state = layer.apply(values, state, x, key=key, train=train)
+        return tree.cast(y, output), state
+
+    return StatefulLayer(init, stateful_apply, layer.uses_key)
+
+
+def _cast_input(x: Any, dtype: torch.dtype) -> Any:
+    """Return an example with its floating-point leaves, tensors or shapes, in `dtype`."""
+
+    def cast(leaf: Any) -> Any:
+        if not leaf.dtype.is_floating_point:
+            return leaf
+        if isinstance(leaf, ShapeDtype):
+            return ShapeDtype(leaf.shape, dtype, leaf.device)
+        return leaf.to(dtype)
+
+    return tree.map(cast, x)
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(
+            f"precision: expected a floating-point torch.dtype for {name}, got {dtype!r}."
+        )
