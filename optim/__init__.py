@@ -69,6 +69,7 @@ from .wrappers.adapting import *
 from .wrappers.conditions import *
 from .wrappers.injection import *
 from .wrappers.lookahead import *
+from .wrappers.loss_scaling import *
 from .wrappers.masking import *
 from .wrappers.naming import *
 from .wrappers.partitioning import *

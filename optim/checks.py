@@ -72,6 +72,16 @@ def decay_rates(name: str, value: Any, length: int) -> None:
         decay_rate(f"{name}[{index}]", rate)
 
 
+def inner_fraction(name: str, value: Any) -> None:
+    """Require a number in (0, 1), or a 0-d tensor."""
+    _condition(name, value, lambda number: 0 < number < 1, "a number in (0, 1)")
+
+
+def above_one(name: str, value: Any) -> None:
+    """Require a number above 1, or a 0-d tensor."""
+    _condition(name, value, lambda number: number > 1, "a number greater than 1")
+
+
 def growth_rate(name: str, value: Any) -> None:
     """Require a number that is at least 1, infinity included, or a 0-d tensor."""
     if value != math.inf:

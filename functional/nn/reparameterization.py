@@ -280,7 +280,8 @@ def _vectors(state: Any, name: str, original: Tensor, dim: int) -> tuple[Tensor,
         value = found[entry]
         if not isinstance(value, Tensor) or value.shape != shape:
             raise LayerError(
-                f"spectral_norm expected {entry!r} of shape ({shape[0]},), got {describe(value)}."
+                f"spectral_norm expected {entry!r} of shape ({shape[0]},) for 'original', got "
+                f"{describe(value)} and {describe(original)}."
             )
     check_state_dtype("spectral_norm", original, found)
     return found["_u"].detach(), found["_v"].detach()

@@ -101,7 +101,7 @@ def apply_if_finite(
     ) -> tuple[tree.PyTree, ApplyIfFiniteState]:
         checks.state("apply_if_finite", state, ApplyIfFiniteState)
         checks.trainable(updates, "updates")
-        finite = _all_finite(updates, like=state.last_finite)
+        finite = all_finite(updates, like=state.last_finite)
         in_a_row = torch.where(finite, 0, state.notfinite_count + 1)
         updates, inner_state = update_if(
             finite | (in_a_row > max_consecutive_errors),
@@ -305,7 +305,7 @@ def choose(
     return chosen
 
 
-def _all_finite(updates: tree.PyTree, like: Tensor) -> Tensor:
+def all_finite(updates: tree.PyTree, like: Tensor) -> Tensor:
     """Return whether every element is finite, a 0-d tensor; it is where there is none."""
     finite = [leaf.isfinite().all().to(like.device) for leaf in tree.leaves(updates)]
     return torch.stack(finite).all() if finite else torch.ones_like(like)

@@ -53,6 +53,7 @@ REGISTRY = {
     "dadapt_adamw": lambda lr: optim.dadapt_adamw(lr),
     "dog": lambda lr: optim.dog(lr),
     "dowg": lambda lr: optim.dowg(lr),
+    "dynamic_loss_scale": lambda lr: optim.dynamic_loss_scale(optim.adam(lr), 4.0),
     "ema": lambda lr: optim.ema(0.9),
     "ema_params": lambda lr: optim.ema_params(0.9),
     "flatten": lambda lr: optim.flatten(optim.adam(lr)),

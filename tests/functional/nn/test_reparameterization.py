@@ -180,7 +180,7 @@ def test_parameters_and_states_that_do_not_fit():
     with pytest.raises(nn.LayerError, match=r"'_u' and '_v' for 'parametrizations.weight.0', got"):
         layer(params, {}, x)
     for wrong, message in (
-        (torch.ones(4), r"'_u' of shape \(3,\), got"),
+        (torch.ones(4), r"'_u' of shape \(3,\) for 'original', got"),
         (vectors["_u"].double(), r"torch\.float32 and '_u' of torch\.float64"),
     ):
         other = {"parametrizations": {"weight": {"0": {**vectors, "_u": wrong}}}}
