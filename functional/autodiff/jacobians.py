@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..border import Carrier, check_callable
+from .attention import every_derivative_of_attention
 from .inputs import Argnums, Inputs, check_argnums
 from .outputs import real_leaves, split_aux
 
@@ -97,7 +98,8 @@ def _jacobian(
         output_carrier, aux_carrier = Carrier(), Carrier()
 
         def flat_fun(*leaves: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-            output = fun(*inputs.arguments(leaves), **kwargs)
+            with every_derivative_of_attention():
+                output = fun(*inputs.arguments(leaves), **kwargs)
             output, aux = split_aux(transform, fun, output, has_aux)
             return output_carrier.pack(real_leaves(transform, output)), aux_carrier.pack(aux)
 

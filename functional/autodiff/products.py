@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import tree
 from ..border import Carrier, check_callable, describe, tensor_leaves
+from .attention import every_derivative_of_attention
 from .gradients import grad
 from .inputs import Inputs
 from .outputs import split_aux
@@ -70,7 +71,9 @@ def jvp(
     output_carrier, aux_carrier = Carrier(), Carrier()
 
     def flat_fun(*leaves: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        output, aux = split_aux("jvp", fun, fun(*inputs.arguments(leaves)), has_aux)
+        with every_derivative_of_attention():
+            output = fun(*inputs.arguments(leaves))
+        output, aux = split_aux("jvp", fun, output, has_aux)
         output = tensor_leaves("jvp", "output", output)
         return output_carrier.pack(output), aux_carrier.pack(aux)
 

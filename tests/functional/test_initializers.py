@@ -76,6 +76,13 @@ def test_every_public_initializer_is_tested():
     assert public - {"fans", "calculate_gain"} == set(FAMILY_IDS) | set(OTHERS)
 
 
+def test_every_initializer_of_torch_is_here():
+    """But those that are deprecated, and under JAX's name where JAX has one."""
+    theirs = {name[:-1] for name in dir(torch.nn.init) if name[-1] == "_" and name[0] != "_"}
+    assert theirs - {"trunc_normal"} <= set(init.__all__)
+    assert "truncated_normal" in init.__all__
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize(("name", "draw", "deviation", "distribution"), FAMILY, ids=FAMILY_IDS)
 def test_distribution(name, draw, deviation, distribution, shape):
