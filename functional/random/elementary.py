@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from . import coefficients
-from .threefry import is_eager_on_cpu, named
+from .threefry import has_no_values, is_eager_on_cpu, named
 
 
 def log(x: Tensor) -> Tensor:
@@ -69,6 +69,8 @@ class _Precision(NamedTuple):
 
 
 def _in_precision_of(x: Tensor, function: Callable[[Tensor, _Precision], Tensor]) -> Tensor:
+    if has_no_values():
+        return x
     if x.dtype == torch.float64:
         precision = _DOUBLE
     else:

@@ -9,8 +9,10 @@ Salmon, Moraes, Dror and Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import TypeVar
 
 import torch
@@ -29,6 +31,8 @@ _CACHED_BLOCKS = 1 << 15
 _COUNTABLE_BLOCKS = 1 << 31
 #: Up to this many blocks, Python integers are faster than a hundred calls of torch.
 _FEW_BLOCKS = 8
+#: Whether what is drawn in this thread is looked at by nobody.
+_no_values: ContextVar[bool] = ContextVar("no_values", default=False)
 
 
 def key(seed: int | Tensor) -> Tensor:
@@ -100,8 +104,7 @@ def fold_in(key: Tensor, data: int | Tensor) -> Tensor:
     low = _as_int64(data).to(key.device).to(torch.int32)
     # Like `low`, and unlike a plain 0, it has an example's value under vmap over `data`.
     high = torch.zeros_like(low)
-    words = threefry2x32(_key_words(key), (high, low), _rotate_left)
-    return torch.stack(words).view(torch.uint32)
+    return torch.stack(_encipher_words(key, high, low)).view(torch.uint32)
 
 
 def bits(key: Tensor, shape: Shape = (), dtype: torch.dtype = torch.uint32) -> Tensor:
@@ -177,7 +180,38 @@ def _encipher_run(start: int, size: int, key: Tensor) -> tuple[Tensor, Tensor]:
     low = torch.arange(size, dtype=torch.int32, device=key.device)
     low += _signed(start & _WORD)
     high = torch.full_like(low, _signed(start >> 32))
-    return threefry2x32(_key_words(key), (high, low), _rotate_left)
+    return _encipher_words(key, high, low)
+
+
+def _encipher_words(key: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
+    first, second = _key_words(key)
+    if has_no_values():
+        return high + first, low + second
+    return threefry2x32((first, second), (high, low), _rotate_left)
+
+
+@contextlib.contextmanager
+def shapes_only() -> Iterator[None]:
+    """Leave out the arithmetic of a draw, for who runs a function without values.
+
+    The cipher and the inverse of the error function are hundreds of operations, and change no
+    shape.
+    """
+    token = _no_values.set(True)
+    try:
+        yield
+    finally:
+        _no_values.reset(token)
+
+
+def has_no_values() -> bool:
+    """Whether what is drawn is looked at by nobody.
+
+    >>> with shapes_only():
+    ...     has_no_values()
+    True
+    """
+    return not torch.compiler.is_compiling() and _no_values.get()
 
 
 def _encipher_few(numbers: Sequence[int], key: Tensor) -> tuple[Tensor, Tensor]:

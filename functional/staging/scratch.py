@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..random.threefry import shapes_only
 from .tracing import Recorder, recorder
 
 
@@ -25,9 +26,10 @@ class Scratch(Recorder):
 def without_values() -> Iterator[None]:
     """Compute without values: as `jit` traces, and inside it unseen, with the tensors it traces."""
     outer = recorder()
-    if outer is None:
-        with Scratch(FakeTensorMode(allow_non_fake_inputs=True)).recording():
-            yield
-    else:
-        with outer.paused(), Scratch(outer.mode).recording():
-            yield
+    with shapes_only():
+        if outer is None:
+            with Scratch(FakeTensorMode(allow_non_fake_inputs=True)).recording():
+                yield
+        else:
+            with outer.paused(), Scratch(outer.mode).recording():
+                yield
