@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -57,6 +58,26 @@ def check_number(caller: str, name: str, value: float) -> None:
         )
 
 
+def check_at_least(caller: str, name: str, value: float, least: float) -> None:
+    """Refuse anything but a finite Python number of at least `least`."""
+    check_number(caller, name, value)
+    if not least <= value < math.inf:
+        raise ValueError(f"{caller}: {name} must be finite and at least {least}, got {value}.")
+
+
+def check_above(caller: str, name: str, value: float, bound: float) -> None:
+    """Refuse anything but a finite Python number above `bound`."""
+    check_number(caller, name, value)
+    if not bound < value < math.inf:
+        raise ValueError(f"{caller}: {name} must be finite and above {bound}, got {value}.")
+
+
+def check_switch(caller: str, name: str, value: bool) -> None:
+    """Refuse anything but a Python bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{caller}: {name} must be True or False, got {value!r}.")
+
+
 def check_count(caller: str, name: str, value: int) -> None:
     """Refuse anything but a Python integer of at least 1."""
     check_integer(caller, name, value)
@@ -84,6 +105,93 @@ def class_labels(
     labels = labels.long()
     check_range(caller, "labels", labels, logits.shape[1], ignore_index)
     return labels
+
+
+def check_vectors(caller: str, **vectors: Tensor) -> None:
+    """Refuse all but floating-point tensors of one shape `(N, ..., D)` and one dtype."""
+    (first_name, first), *others = vectors.items()
+    for name, other in others or [(first_name, first)]:
+        check_pair(caller, first_name, first, name, other)
+    if first.ndim < 2:
+        raise ValueError(
+            f"{caller}: {first_name} must have shape (batch, ..., features), got "
+            f"{tuple(first.shape)}; give a single example a batch of one, {first_name}[None]."
+        )
+
+
+def sign_labels(
+    caller: str, name: str, labels: Tensor, shape: tuple[int, ...], like: Tensor
+) -> Tensor:
+    """Return labels of 1 and -1 of that shape in the dtype of `like`, NaN in place of others."""
+    check_tensor(caller, name, labels)
+    if labels.dtype not in (*INTEGER_DTYPES, like.dtype):
+        raise TypeError(
+            f"{caller}: {name} must be integers or of dtype {like.dtype}, got {labels.dtype}."
+        )
+    if labels.shape != shape:
+        raise ValueError(
+            f"{caller}: {name} must have shape {tuple(shape)}, got {tuple(labels.shape)}."
+        )
+    is_sign = (labels == 1) | (labels == -1)
+    check_values(caller, name, labels, is_sign, "be 1 or -1")
+    return torch.where(is_sign, labels.to(like.dtype), math.nan)
+
+
+def check_values(caller: str, name: str, values: Tensor, valid: Tensor, expected: str) -> None:
+    """Refuse values that are not valid, where they can be seen without tracing."""
+    if not values_are_visible(values) or valid.all():
+        return
+    raise ValueError(
+        f"{caller}: {name} must {expected}; found {sorted(set(values[~valid].tolist()))[:5]}."
+    )
+
+
+def nan_unless(valid: Tensor, like: Tensor) -> Tensor:
+    """Return 1 where valid and NaN elsewhere: a factor that makes value and gradient NaN."""
+    return torch.where(valid, 1.0, math.nan).to(like.dtype)
+
+
+def check_class_weight(caller: str, weight: Tensor | None, logits: Tensor) -> None:
+    """Refuse anything but None or one factor for each class of logits `(N, C, ...)`."""
+    if weight is None:
+        return
+    check_factor(caller, "weight", weight, logits)
+    if weight.shape != logits.shape[1:2]:
+        raise ValueError(
+            f"{caller}: weight must have shape ({logits.shape[1]},), one factor per class, got "
+            f"{tuple(weight.shape)}."
+        )
+
+
+def check_element_weight(caller: str, weight: Tensor | None, values: Tensor) -> None:
+    """Refuse anything but None, a 0-d factor, or factors that fit without enlarging `values`."""
+    if weight is None:
+        return
+    check_factor(caller, "weight", weight, values)
+    fits = weight.ndim == values.ndim and broadcasts(weight.shape, values.shape)
+    if weight.ndim and not fits:
+        raise ValueError(
+            f"{caller}: weight must be 0-d or have {values.ndim} dimensions, each of length "
+            f"1 or as in {tuple(values.shape)}, got {tuple(weight.shape)}."
+        )
+
+
+def check_factor(caller: str, name: str, factor: Tensor, values: Tensor) -> None:
+    """Refuse anything but a tensor of the dtype of the values that it multiplies."""
+    check_tensor(caller, name, factor)
+    if factor.dtype != values.dtype:
+        raise TypeError(
+            f"{caller}: {name} must have the dtype of what it weighs, {values.dtype}, got "
+            f"{factor.dtype}."
+        )
+
+
+def broadcasts(shape: torch.Size, target: torch.Size) -> bool:
+    """Say whether `shape` broadcasts to `target` without enlarging it."""
+    trailing = target[len(target) - len(shape) :]
+    return len(shape) <= len(target) and all(
+        length in (1, whole) for length, whole in zip(shape, trailing, strict=True)
+    )
 
 
 def check_integers(caller: str, name: str, labels: Tensor) -> None:

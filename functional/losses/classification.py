@@ -1,4 +1,4 @@
-"""Losses of predicted classes: cross-entropy, negative log-likelihood, binary cross-entropy."""
+"""Losses of predicted classes: cross-entropy and negative log-likelihood."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import log_softmax, logsigmoid
+from torch.nn.functional import log_softmax
 
 from .checks import (
+    check_class_weight,
     check_integer,
     check_logits,
     check_number,
@@ -76,20 +77,20 @@ def cross_entropy(
     tensor([0.2395, 1.0986])
     """
     check_logits("cross_entropy", "logits", logits)
-    _check_class_weight("cross_entropy", weight, logits)
+    check_class_weight("cross_entropy", weight, logits)
     check_integer("cross_entropy", "ignore_index", ignore_index)
     _check_smoothing(label_smoothing)
     check_tensor("cross_entropy", "labels", labels)
     if labels.is_floating_point():
-        _check_soft_labels(logits, labels, ignore_index)
+        check_soft_labels("cross_entropy", logits, labels, ignore_index)
         target = (1 - label_smoothing) * labels + label_smoothing / logits.shape[1]
-        return example_mean(-_expectation(target, log_softmax(logits, 1), weight))
+        return example_mean(-expectation(target, log_softmax(logits, 1), weight))
     labels = class_labels("cross_entropy", logits, labels, ignore_index)
     log_p = log_softmax(logits, 1)
-    values = _nll(log_p, labels, weight, ignore_index)
+    values = negative_log_likelihood(log_p, labels, weight, ignore_index)
     if label_smoothing > 0:
         uniform = torch.full_like(log_p, 1 / log_p.shape[1])
-        spread = -_expectation(uniform, log_p, weight).masked_fill(labels == ignore_index, 0)
+        spread = -expectation(uniform, log_p, weight).masked_fill(labels == ignore_index, 0)
         values = (1 - label_smoothing) * values + label_smoothing * spread
     return example_mean(values)
 
@@ -129,66 +130,15 @@ def nll(
     tensor([0.2877, 0.6931])
     """
     check_logits("nll", "log_probabilities", log_probabilities)
-    _check_class_weight("nll", weight, log_probabilities)
+    check_class_weight("nll", weight, log_probabilities)
     check_integer("nll", "ignore_index", ignore_index)
     labels = class_labels("nll", log_probabilities, labels, ignore_index)
-    return example_mean(_nll(log_probabilities, labels, weight, ignore_index))
+    return example_mean(negative_log_likelihood(log_probabilities, labels, weight, ignore_index))
 
 
-def bce_with_logits(
-    logits: Tensor,
-    labels: Tensor,
-    *,
-    weight: Tensor | None = None,
-    pos_weight: Tensor | None = None,
+def negative_log_likelihood(
+    log_p: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int
 ) -> Tensor:
-    r"""Return the binary cross-entropy of sigmoid(logits) from the labels, per example.
-
-    .. math::
-        \ell = -w \, [p \, y \log \sigma(x) + (1 - y) \log \sigma(-x)]
-
-    with the positive class weighted by `p` (`pos_weight`), averaged over an example's elements.
-
-    Parameters
-    ----------
-    logits
-        Shape `(N, ...)`, floating point.
-    labels
-        Probabilities of the positive class, shape and dtype of `logits`.
-    weight
-        Factor of each element, dtype of `logits`: as many dimensions as `logits`, each of the same
-        length or 1 (`(N, 1)` weighs examples, `(1, C)` weighs outputs), or 0-d.
-    pos_weight
-        Factor of the positive class, dtype of `logits`; it broadcasts to the shape of one example,
-        `logits.shape[1:]`: `(C,)` for logits of shape `(N, C)`.
-
-    Returns
-    -------
-    Tensor
-        Shape `(N,)`, dtype of `logits`.
-
-    Raises
-    ------
-    TypeError, ValueError
-        A dtype or shape does not fit; the message says which.
-
-    Examples
-    --------
-    >>> bce_with_logits(torch.tensor([0.0, 3.0]), torch.tensor([1.0, 0.0]))
-    tensor([0.6931, 3.0486])
-    >>> logits, labels = torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-    >>> bce_with_logits(logits, labels, pos_weight=torch.tensor([3.0, 1.0]))
-    tensor([1.3863, 0.6931])
-    """
-    check_pair("bce_with_logits", "logits", logits, "labels", labels)
-    _check_element_weight(weight, logits)
-    _check_pos_weight(pos_weight, logits)
-    positive = labels if pos_weight is None else pos_weight * labels
-    values = -(positive * logsigmoid(logits) + (1 - labels) * logsigmoid(-logits))
-    return example_mean(values if weight is None else weight * values)
-
-
-def _nll(log_p: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int) -> Tensor:
     """Return `-w_y log p_y` at every position: 0 where ignored, NaN outside the classes."""
     ignored, named = labels == ignore_index, in_range(labels, log_p.shape[1])
     index = torch.where(named, labels, 0)
@@ -199,7 +149,7 @@ def _nll(log_p: Tensor, labels: Tensor, weight: Tensor | None, ignore_index: int
     return (-weight_y * log_p_y).masked_fill(ignored, 0)
 
 
-def _expectation(target: Tensor, log_p: Tensor, weight: Tensor | None) -> Tensor:
+def expectation(target: Tensor, log_p: Tensor, weight: Tensor | None) -> Tensor:
     """Return `sum_c w_c q_c log p_c` over dimension 1, with `0 log 0 = 0`."""
     if weight is not None:
         target = target * weight.reshape(-1, *[1] * (target.ndim - 2))
@@ -207,11 +157,12 @@ def _expectation(target: Tensor, log_p: Tensor, weight: Tensor | None) -> Tensor
     return (target * log_p.masked_fill(impossible, 0)).sum(1)
 
 
-def _check_soft_labels(logits: Tensor, labels: Tensor, ignore_index: int) -> None:
-    check_pair("cross_entropy", "logits", logits, "labels", labels)
+def check_soft_labels(caller: str, logits: Tensor, labels: Tensor, ignore_index: int) -> None:
+    """Refuse soft labels that do not fit the logits, and an `ignore_index` beside them."""
+    check_pair(caller, "logits", logits, "labels", labels)
     if ignore_index != IGNORE_INDEX:
         raise ValueError(
-            f"cross_entropy: ignore_index={ignore_index} was given with soft labels, which have no "
+            f"{caller}: ignore_index={ignore_index} was given with soft labels, which have no "
             "class number to compare with it; multiply the values by a mask instead."
         )
 
@@ -222,54 +173,3 @@ def _check_smoothing(label_smoothing: float) -> None:
         raise ValueError(
             f"cross_entropy: label_smoothing must lie in [0, 1], got {label_smoothing}."
         )
-
-
-def _check_class_weight(caller: str, weight: Tensor | None, logits: Tensor) -> None:
-    if weight is None:
-        return
-    _check_factor(caller, "weight", weight, logits)
-    if weight.shape != logits.shape[1:2]:
-        raise ValueError(
-            f"{caller}: weight must have shape ({logits.shape[1]},), one factor per class, got "
-            f"{tuple(weight.shape)}."
-        )
-
-
-def _check_element_weight(weight: Tensor | None, logits: Tensor) -> None:
-    if weight is None:
-        return
-    _check_factor("bce_with_logits", "weight", weight, logits)
-    fits = weight.ndim == logits.ndim and _broadcasts(weight.shape, logits.shape)
-    if weight.ndim and not fits:
-        raise ValueError(
-            f"bce_with_logits: weight must be 0-d or have {logits.ndim} dimensions, each of length "
-            f"1 or as in {tuple(logits.shape)}, got {tuple(weight.shape)}."
-        )
-
-
-def _check_pos_weight(pos_weight: Tensor | None, logits: Tensor) -> None:
-    if pos_weight is None:
-        return
-    _check_factor("bce_with_logits", "pos_weight", pos_weight, logits)
-    if not _broadcasts(pos_weight.shape, logits.shape[1:]):
-        raise ValueError(
-            "bce_with_logits: pos_weight must broadcast to the shape of one example, "
-            f"{tuple(logits.shape[1:])}, got {tuple(pos_weight.shape)}."
-        )
-
-
-def _check_factor(caller: str, name: str, factor: Tensor, logits: Tensor) -> None:
-    check_tensor(caller, name, factor)
-    if factor.dtype != logits.dtype:
-        raise TypeError(
-            f"{caller}: {name} must have the dtype of the logits, {logits.dtype}, got "
-            f"{factor.dtype}."
-        )
-
-
-def _broadcasts(shape: torch.Size, target: torch.Size) -> bool:
-    """Say whether `shape` broadcasts to `target` without enlarging it."""
-    trailing = target[len(target) - len(shape) :]
-    return len(shape) <= len(target) and all(
-        length in (1, whole) for length, whole in zip(shape, trailing, strict=True)
-    )

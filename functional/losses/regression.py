@@ -7,8 +7,36 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import check_number, check_pair
-from .reduction import example_mean
+from .checks import check_above, check_at_least, check_pair
+from .reduction import example_mean, widened
+
+
+def l1(predictions: Tensor, targets: Tensor) -> Tensor:
+    r"""Return the absolute error :math:`|x - y|`, averaged over each example's elements.
+
+    Its derivative where they are equal is 0.
+
+    Parameters
+    ----------
+    predictions, targets
+        Two tensors of one shape `(N, ...)` and one floating-point dtype.
+
+    Returns
+    -------
+    Tensor
+        Shape `(N,)`, the dtype of `predictions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The dtypes or shapes differ; nothing is cast or broadcast.
+
+    Examples
+    --------
+    >>> l1(torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    tensor([1., 0.])
+    """
+    return example_mean(_residual("l1", predictions, targets).abs())
 
 
 def mse(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -68,9 +96,7 @@ def smooth_l1(predictions: Tensor, targets: Tensor, *, beta: float = 1.0) -> Ten
     >>> smooth_l1(torch.tensor([0.5, 3.0]), torch.zeros(2))
     tensor([0.1250, 2.5000])
     """
-    check_number("smooth_l1", "beta", beta)
-    if not 0 <= beta < math.inf:
-        raise ValueError(f"smooth_l1: beta must be finite and at least 0, got {beta}.")
+    check_at_least("smooth_l1", "beta", beta, 0)
     # The square is of z and not of its absolute value, which has no second derivative at 0.
     z = _residual("smooth_l1", predictions, targets)
     if beta == 0:
@@ -109,13 +135,45 @@ def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor
     >>> huber(torch.tensor([1.0, 3.0]), torch.zeros(2), delta=2.0)
     tensor([0.5000, 4.0000])
     """
-    check_number("huber", "delta", delta)
-    if not 0 < delta < math.inf:
-        raise ValueError(f"huber: delta must be finite and above 0, got {delta}.")
+    check_above("huber", "delta", delta, 0)
     # The square is of z and not of its absolute value, which has no second derivative at 0.
     z = _residual("huber", predictions, targets)
     linear = delta * (z.abs() - 0.5 * delta)
     return example_mean(torch.where(z.abs() <= delta, 0.5 * z * z, linear))
+
+
+def log_cosh(predictions: Tensor, targets: Tensor) -> Tensor:
+    r"""Return :math:`\log \cosh (x - y)`, averaged over each example's elements.
+
+    It is `z^2 / 2` for a small residual and `|z| - log 2` for a large one, and smooth in between.
+    Chen et al. 2019, "Log Hyperbolic Cosine Loss Improves Variational Auto-Encoder".
+
+    Parameters
+    ----------
+    predictions, targets
+        Two tensors of one shape `(N, ...)` and one floating-point dtype.
+
+    Returns
+    -------
+    Tensor
+        Shape `(N,)`, the dtype of `predictions`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The dtypes or shapes differ.
+
+    Examples
+    --------
+    >>> log_cosh(torch.tensor([0.01, 100.0]), torch.zeros(2))
+    tensor([4.9999e-05, 9.9307e+01])
+    """
+    z = widened(_residual("log_cosh", predictions, targets))
+    # 1 + 2 sinh^2(z / 2) = cosh z: near 0 the sum of exponentials would lose all digits.
+    small = z.abs() < 1
+    near = torch.log1p(2 * torch.sinh(torch.where(small, z, 0) / 2) ** 2)
+    far = z.abs() + torch.log1p(torch.exp(-2 * z.abs())) - math.log(2)
+    return example_mean(torch.where(small, near, far)).to(predictions.dtype)
 
 
 def _residual(caller: str, predictions: Tensor, targets: Tensor) -> Tensor:

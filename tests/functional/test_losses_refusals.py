@@ -128,7 +128,12 @@ def test_pairs_that_do_not_fit(loss, predictions, targets, error, message):
         (X_23.long(), {}, TypeError, r"labels.to\(logits.dtype\)"),
         (X_23, {"weight": torch.ones(3)}, ValueError, r"weight must be 0-d or have 2 dimensions"),
         (X_23, {"weight": torch.ones(2, 2)}, ValueError, r"1 or as in \(2, 3\), got \(2, 2\)"),
-        (X_23, {"weight": X_23.double()}, TypeError, "weight must have the dtype of the logits"),
+        (
+            X_23,
+            {"weight": X_23.double()},
+            TypeError,
+            "weight must have the dtype of what it weighs",
+        ),
         (X_23, {"pos_weight": torch.ones(2)}, ValueError, r"one example, \(3,\), got \(2,\)"),
         (X_23, {"pos_weight": torch.ones(2, 3)}, ValueError, "broadcast to the shape of one ex"),
         (X_23, {"pos_weight": X_2.long()}, TypeError, "pos_weight must have the dtype"),
