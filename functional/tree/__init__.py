@@ -1,12 +1,26 @@
 """Pytrees: what models, optimizers and transforms pass around.
 
 `pytree` takes trees apart, `arithmetic` treats them as vectors, `state_dict` gives them torch's
-names, `dataclasses` makes frozen classes that are trees.
+names, `paths` and `surgery` find and replace parts by name, `dataclasses` makes frozen classes that
+are trees.
 """
 
-from .arithmetic import cast, dot, nbytes, norm, ones_like, ravel, size, stack, unstack, zeros_like
+from .arithmetic import (
+    cast,
+    dot,
+    mean,
+    nbytes,
+    norm,
+    ones_like,
+    ravel,
+    size,
+    stack,
+    unstack,
+    zeros_like,
+)
 from .dataclasses import dataclass, static
 from .identity import Static
+from .paths import mask
 from .pytree import (
     NAMESPACE,
     Path,
@@ -28,6 +42,7 @@ from .pytree import (
     unflatten,
 )
 from .state_dict import from_state_dict, to_state_dict
+from .surgery import at
 
 __all__ = [
     "NAMESPACE",
@@ -37,6 +52,7 @@ __all__ = [
     "Structure",
     "all",
     "any",
+    "at",
     "cast",
     "combine",
     "dataclass",
@@ -47,6 +63,8 @@ __all__ = [
     "leaves_with_path",
     "map",
     "map_with_path",
+    "mask",
+    "mean",
     "nbytes",
     "norm",
     "ones_like",

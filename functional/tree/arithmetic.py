@@ -79,6 +79,60 @@ def norm(tree: PyTree) -> Tensor:
     return total
 
 
+def mean(trees: Sequence[PyTree], weights: Sequence[float] | None = None) -> PyTree:
+    """Return the mean of equal trees, leaf by leaf, or `sum_i w_i tree_i / sum_i w_i`.
+
+    Of the parameters of one model trained several times from one start it is a *model soup*
+    (Wortsman et al. 2022, arXiv:2203.05482). Narrower leaves than float32 are averaged in float32
+    and rounded once.
+
+    Parameters
+    ----------
+    trees
+        At least one; all of one structure, shapes and dtypes.
+    weights
+        A number of at least 0 for each tree, by default equal ones; not all are 0.
+
+    Raises
+    ------
+    TypeError
+        A leaf is not floating-point or complex (a mean of counts is none).
+    ValueError
+        The trees differ, or the weights are not as above.
+
+    Examples
+    --------
+    >>> soup = [{"w": torch.tensor([1.0, 2.0])}, {"w": torch.tensor([3.0, 6.0])}]
+    >>> mean(soup)
+    {'w': tensor([2., 4.])}
+    >>> mean(soup, weights=[3, 1])
+    {'w': tensor([1.5000, 3.0000])}
+    """
+    stacked = stack(trees)
+    for path, leaf in zip(path_strings(stacked, "trees[0]"), leaves(stacked), strict=True):
+        if not (leaf.is_floating_point() or leaf.is_complex()):
+            raise TypeError(f"tree.mean: expected floating-point leaves, {path} is {leaf.dtype}.")
+    shares = _shares(len(trees), weights)
+
+    def average(leaf: Tensor) -> Tensor:
+        wide = leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+        total: Tensor = torch.tensordot(wide.new_tensor(shares), wide, dims=1)
+        return total.to(leaf.dtype)
+
+    return map(average, stacked)
+
+
+def _shares(count: int, weights: Sequence[float] | None) -> list[float]:
+    """Return weights that sum to one."""
+    weights = [1.0] * count if weights is None else [float(weight) for weight in weights]
+    total = sum(weights)
+    if len(weights) != count or min(weights) < 0 or not 0 < total < math.inf:
+        raise ValueError(
+            f"tree.mean: expected {count} finite weights >= 0 that are not all 0, got {weights}."
+        )
+    return [weight / total for weight in weights]
+
+
 def size(tree: PyTree) -> int:
     """Return the number of elements in all leaves.
 

@@ -168,7 +168,7 @@ def partition(tree: PyTree, mask: PyTree | Callable[[Path, Any], bool]) -> tuple
     """Split `tree` in two of the same shape: the leaves selected by `mask`, and the others.
 
     Each half has `None` where the other has a leaf. `mask` is a function of `(path, leaf)` or a
-    tree of booleans, of which a leaf may stand for a whole subtree.
+    tree of booleans, of which a leaf may stand for a whole subtree; `tree.mask` makes one of names.
 
     >>> trainable, frozen = partition({"a": 1, "b": 2}, {"a": True, "b": False})
     >>> trainable, frozen

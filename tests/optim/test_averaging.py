@@ -44,14 +44,31 @@ def test_ema_of_a_constant_is_the_constant_from_the_first_step():
             torch.testing.assert_close(updates, g, rtol=1e-5, atol=0)
 
 
+def warming(average, new, count):
+    """TensorFlow's rate for what torch calls the step `count + 1`."""
+    rate = min(0.9, (2 + count.item()) / (11 + count.item()))
+    return rate * average + (1 - rate) * new
+
+
+def debiased(average, new, count):
+    """Adam's correction of an average from zero, which torch has no function for."""
+    older, all_weights = 1 - 0.9 ** count.item(), 1 - 0.9 ** (count.item() + 1)
+    return (0.9 * older * average + 0.1 * new) / all_weights
+
+
+#: Our averages, the function that torch is given, and the steps after which it is called.
 MODELS = {
-    "ema": (optim.ema_params(0.9), {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}),
-    "mean": (optim.polynomial_average_params(gamma=0), {}),
+    "ema": (optim.ema_params(0.9), {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}, range(1, 21)),
+    "mean": (optim.polynomial_average_params(gamma=0), {}, range(1, 21)),
+    "warmup": (optim.warmup_ema_params(0.9), {"avg_fn": warming}, range(1, 21)),
+    "debiased": (optim.debiased_ema_params(0.9), {"avg_fn": debiased}, range(1, 21)),
+    "swa": (optim.swa_params(1), {}, range(1, 21)),
+    "late swa": (optim.swa_params(5, 3), {}, range(5, 21, 3)),
 }
 
 
-@pytest.mark.parametrize(("averaging", "options"), MODELS.values(), ids=MODELS)
-def test_parameters_are_averaged_as_by_torch(averaging, options):
+@pytest.mark.parametrize(("averaging", "options", "moments"), MODELS.values(), ids=MODELS)
+def test_parameters_are_averaged_as_by_torch(averaging, options, moments):
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2, dtype=torch.float64)
     average = AveragedModel(model, **options)
@@ -59,18 +76,48 @@ def test_parameters_are_averaged_as_by_torch(averaging, options):
     optimizer = optim.chain(optim.sgd(lr=0.1), averaging)
     params = copy.deepcopy({name: leaf.detach() for name, leaf in model.named_parameters()})
     state = optimizer.init(params)
-    for _ in range(20):
+    for t in range(1, 21):
         grads = tree.map(torch.randn_like, params)
         for name, leaf in model.named_parameters():
             leaf.grad = grads[name]
         theirs.step()
-        average.update_parameters(model)
+        if t in moments:
+            average.update_parameters(model)
         updates, state = optimizer.update(grads, state, params)
         params = optim.apply_updates(params, updates)
-        for name, leaf in average.module.named_parameters():
+        expected = average.module if t >= moments[0] else model
+        for name, leaf in expected.named_parameters():
             ours = optim.get(state, "average")[name]
             torch.testing.assert_close(ours, leaf.detach(), rtol=1e-12, atol=1e-14)
     assert optim.get(state, "count") == 20
+
+
+def test_between_its_steps_the_average_of_swa_stays_to_the_bit():
+    optimizer = optim.swa_params(1, 4)
+    params = torch.tensor([0.1, 1e30])
+    state = optimizer.init(params)
+    seen = []
+    for _ in range(8):
+        _, state = optimizer.update(torch.zeros(2), state, params)
+        seen.append(state.average)
+        params = -3.3 * params
+    assert all(torch.equal(one, seen[0]) for one in seen[:4])
+    assert not torch.equal(seen[4], seen[0])
+    assert all(torch.equal(one, seen[4]) for one in seen[4:])
+
+
+def test_the_debiased_average_of_parameters_is_that_of_their_updates():
+    """`ema` debiases in the same way: of positions as of gradients, with a decay of 0 too."""
+    for decay in (0.0, 0.9, torch.tensor(0.999999, dtype=torch.float64)):
+        positions, values = optim.debiased_ema_params(decay), optim.ema(decay)
+        params = torch.zeros(3, dtype=torch.float64)
+        state, other = positions.init(params), values.init(params)
+        for _ in range(30):
+            step = torch.randn(3, dtype=torch.float64)
+            _, state = positions.update(step, state, params)
+            params = params + step
+            expected, other = values.update(params, other)
+            torch.testing.assert_close(state.average, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_the_polynomial_average_is_its_equation():
@@ -88,9 +135,14 @@ def test_the_polynomial_average_is_its_equation():
             assert state.average.item() == pytest.approx(expected, rel=1e-12)
 
 
-every_average = pytest.mark.parametrize(
-    "averaging", [optim.ema_params(0.9), optim.polynomial_average_params()], ids=["ema", "poly"]
-)
+AVERAGES = {
+    "ema": optim.ema_params(0.9),
+    "poly": optim.polynomial_average_params(),
+    "debiased": optim.debiased_ema_params(0.9),
+    "warmup": optim.warmup_ema_params(0.9),
+    "swa": optim.swa_params(2, 3),
+}
+every_average = pytest.mark.parametrize("averaging", AVERAGES.values(), ids=AVERAGES)
 
 
 @every_average
@@ -145,15 +197,23 @@ def test_eager_jit_and_vmap_agree(averaging):
 
 def test_what_is_refused():
     for decay in (1.0, -0.1):
-        for piece in (optim.ema, optim.ema_params):
+        for piece in (
+            optim.ema, optim.ema_params, optim.debiased_ema_params, optim.warmup_ema_params,
+        ):  # fmt: skip
             with pytest.raises(ValueError, match="decay"):
                 piece(decay)
     with pytest.raises(TypeError, match="debias"):
         optim.ema(0.9, debias=1)
     with pytest.raises(ValueError, match="gamma"):
         optim.polynomial_average_params(-1)
+    for start, every in ((0, 1), (1, 0), (-1, 1)):
+        with pytest.raises(ValueError, match="expected at least 1"):
+            optim.swa_params(start, every)
+    for start, every in ((1.5, 1), (1, True)):
+        with pytest.raises(TypeError, match="expected an int"):
+            optim.swa_params(start, every)
     params = torch.ones(2)
-    for piece in (optim.ema_params(0.9), optim.polynomial_average_params()):
+    for piece in AVERAGES.values():
         state = piece.init(params)
         with pytest.raises(ValueError, match="needs the parameters"):
             piece.update(params, state)

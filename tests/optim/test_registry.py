@@ -51,6 +51,7 @@ REGISTRY = {
         optim.adam(lr), lambda t: t % 2 == 0
     ),
     "dadapt_adamw": lambda lr: optim.dadapt_adamw(lr),
+    "debiased_ema_params": lambda lr: optim.debiased_ema_params(0.9),
     "dog": lambda lr: optim.dog(lr),
     "dowg": lambda lr: optim.dowg(lr),
     "dynamic_loss_scale": lambda lr: optim.dynamic_loss_scale(optim.adam(lr), 4.0),
@@ -147,7 +148,9 @@ REGISTRY = {
     "soap": lambda lr: optim.soap(lr, precondition_frequency=2),
     "sophia": lambda lr: optim.sophia(lr, key=KEY, update_interval=2),
     "sparse_adam": lambda lr: optim.sparse_adam(lr or 1e-30),  # torch refuses 0
+    "swa_params": lambda lr: optim.swa_params(2, 2),
     "trace": lambda lr: optim.trace(0.9, dampening=0.5),
+    "warmup_ema_params": lambda lr: optim.warmup_ema_params(0.9),
     "with_extra_args": lambda lr: optim.with_extra_args(optim.adam(lr)),
     "yogi": lambda lr: optim.yogi(lr),
     "zero_nans": lambda lr: optim.zero_nans(),
