@@ -1,12 +1,13 @@
-"""The only door to packages that extras install: torchvision, Pillow, safetensors."""
+"""The door to packages that extras install: torchvision, Pillow, safetensors."""
 
 from __future__ import annotations
 
 import functools
-import importlib
 from typing import Any
 
 import torch
+
+from ..functional.interop.extras import import_extra
 
 
 def import_torchvision() -> Any:
@@ -64,15 +65,7 @@ def import_safetensors() -> Any:
 
 
 def _import(module: str, distribution: str, extra: str = "vision") -> Any:
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        package = module.partition(".")[0]
-        if error.name is None or error.name.partition(".")[0] != package:
-            raise
-        raise ImportError(
-            f'{distribution} is not installed: run `pip install "purefn[{extra}]"`.', name=package
-        ) from error
+    return import_extra(module, distribution, extra)
 
 
 @functools.cache

@@ -1,10 +1,22 @@
 """Everything that computes.
 
 The transforms stand here (`pf.jit`, `pf.grad`, `pf.vmap`, ...); `tree`, `random`, `nn`, `losses`,
-`models`, `initializers`, `metrics`, `per_example` and `curvature` are modules of their own.
+`models`, `initializers`, `metrics`, `per_example`, `curvature` and `interop` are modules of their
+own.
 """
 
-from . import curvature, initializers, losses, metrics, models, nn, per_example, random, tree
+from . import (
+    curvature,
+    initializers,
+    interop,
+    losses,
+    metrics,
+    models,
+    nn,
+    per_example,
+    random,
+    tree,
+)
 from .abstract import ShapeDtype, eval_shape
 from .autodiff import (
     grad,
@@ -50,6 +62,7 @@ __all__ = [
     "hessian",
     "hvp",
     "initializers",
+    "interop",
     "jacfwd",
     "jacrev",
     "jit",
