@@ -45,11 +45,14 @@ from .adaptive_pooling import (
     global_max_pool,
 )
 from .attention import cached_attention, multi_head_attention
+from .batch_normalization import batch_norm, untracked_batch_norm
 from .cells import gru_cell, lstm_cell, rnn_cell
 from .combinators import parallel, residual, serial
 from .convolution import conv1d, conv2d, conv3d
 from .dense import bilinear, linear
 from .embeddings import embedding, embedding_bag
+from .ensembles import ensemble
+from .fractional_pooling import fractional_max_pool2d, fractional_max_pool3d
 from .group_normalization import (
     group_norm,
     instance_norm,
@@ -58,7 +61,13 @@ from .group_normalization import (
 )
 from .layer import Layer, LayerError, Params, State, StatefulLayer, lift
 from .mixed_precision import precision
-from .normalization import batch_norm, layer_norm, rms_norm
+from .mixtures import (
+    load_balancing_loss,
+    mixture_of_experts,
+    noisy_router,
+    tracked_mixture_of_experts,
+)
+from .normalization import layer_norm, rms_norm
 from .padding import (
     circular_pad1d,
     circular_pad2d,
@@ -77,6 +86,7 @@ from .padding import (
     zero_pad3d,
 )
 from .parametric_activations import prelu, rrelu
+from .patches import fold, unfold
 from .pooling import (
     avg_pool1d,
     avg_pool2d,
@@ -100,17 +110,31 @@ from .regularization import (
     feature_alpha_dropout,
 )
 from .reparameterization import spectral_norm, weight_norm
-from .resampling import channel_shuffle, fold, pixel_shuffle, pixel_unshuffle, unfold, upsample
+from .resampling import channel_shuffle, pixel_shuffle, pixel_unshuffle, upsample
 from .shapes import flatten, unflatten
-from .transformer import transformer_decoder_layer, transformer_encoder_layer
+from .sharing import tie, tie_params, untie_params
+from .summaries import Row, Summary, summary, tabulate
+from .surgery import at
+from .transformer_layers import transformer_decoder_layer, transformer_encoder_layer
+from .transformer_stacks import transformer, transformer_decoder, transformer_encoder
 from .transposed import conv_transpose1d, conv_transpose2d, conv_transpose3d
+from .unpooling import (
+    max_pool1d_with_indices,
+    max_pool2d_with_indices,
+    max_pool3d_with_indices,
+    max_unpool1d,
+    max_unpool2d,
+    max_unpool3d,
+)
 
 __all__ = [
     "Layer",
     "LayerError",
     "Params",
+    "Row",
     "State",
     "StatefulLayer",
+    "Summary",
     "adaptive_avg_pool1d",
     "adaptive_avg_pool2d",
     "adaptive_avg_pool3d",
@@ -119,6 +143,7 @@ __all__ = [
     "adaptive_max_pool3d",
     "alibi_slopes",
     "alpha_dropout",
+    "at",
     "avg_pool1d",
     "avg_pool2d",
     "avg_pool3d",
@@ -147,9 +172,12 @@ __all__ = [
     "elu",
     "embedding",
     "embedding_bag",
+    "ensemble",
     "feature_alpha_dropout",
     "flatten",
     "fold",
+    "fractional_max_pool2d",
+    "fractional_max_pool3d",
     "gelu",
     "global_avg_pool",
     "global_max_pool",
@@ -168,6 +196,7 @@ __all__ = [
     "learned_positions",
     "lift",
     "linear",
+    "load_balancing_loss",
     "local_response_norm",
     "log_sigmoid",
     "log_softmax",
@@ -178,11 +207,19 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "max_pool1d",
+    "max_pool1d_with_indices",
     "max_pool2d",
+    "max_pool2d_with_indices",
     "max_pool3d",
+    "max_pool3d_with_indices",
+    "max_unpool1d",
+    "max_unpool2d",
+    "max_unpool3d",
     "merge_lora",
     "mish",
+    "mixture_of_experts",
     "multi_head_attention",
+    "noisy_router",
     "parallel",
     "pixel_shuffle",
     "pixel_unshuffle",
@@ -214,15 +251,25 @@ __all__ = [
     "softshrink",
     "softsign",
     "spectral_norm",
+    "summary",
+    "tabulate",
     "tanh",
     "tanhshrink",
     "threshold",
+    "tie",
+    "tie_params",
     "tracked_instance_norm",
+    "tracked_mixture_of_experts",
+    "transformer",
+    "transformer_decoder",
     "transformer_decoder_layer",
+    "transformer_encoder",
     "transformer_encoder_layer",
     "unflatten",
     "unfold",
     "unmerge_lora",
+    "untie_params",
+    "untracked_batch_norm",
     "upsample",
     "weight_norm",
     "zero_pad1d",

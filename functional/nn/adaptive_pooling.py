@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .checks import SPATIAL, check_input, positive_int
+from .checks import check_input, check_maybe_batched, positive_int
 from .layer import Layer, LayerError, lift
 
 Lengths = int | Sequence[int | None] | None
@@ -36,10 +36,11 @@ def adaptive_avg_pool1d(output_size: Lengths) -> Layer:
 
 
 def adaptive_avg_pool2d(output_size: Lengths) -> Layer:
-    """Return the mean over as many windows of inputs `(N, C, H, W)` as the output has elements.
+    """Return the mean over as many windows as the output has elements.
 
-    Windows are as even as they can be, and overlap where the division is not exact. `output_size`
-    is one length or one for each spatial dimension; `None` keeps the input's.
+    Inputs have shape `(N, C, H, W)` or `(C, H, W)`. Windows are as even as they can be, and overlap
+    where the division is not exact. `output_size` is one length or one for each spatial dimension;
+    `None` keeps the input's.
 
     Raises
     ------
@@ -80,9 +81,9 @@ def adaptive_max_pool1d(output_size: Lengths) -> Layer:
 
 
 def adaptive_max_pool2d(output_size: Lengths) -> Layer:
-    """Return the maximum over as many windows of inputs `(N, C, H, W)` as the output has elements.
+    """Return the maximum over as many windows as the output has elements.
 
-    Windows, `output_size` and errors are those of `adaptive_avg_pool2d`.
+    Inputs, windows, `output_size` and errors are those of `adaptive_avg_pool2d`.
 
     Examples
     --------
@@ -145,8 +146,9 @@ def _adaptive(name: str, dims: int, output_size: Lengths, function: Callable[...
             positive_int(name, "output_size", size)
 
     def pool(x: Tensor) -> Any:
-        _check_input(name, x, ("N", "C", *SPATIAL[dims]))
-        pairs = zip(x.shape[2:], sizes, strict=True)
+        check_maybe_batched(name, x, dims)
+        _check_not_empty(name, x, dims + 1)
+        pairs = zip(x.shape[-dims:], sizes, strict=True)
         lengths = [length if size is None else size for length, size in pairs]
         return function(x, lengths)
 
@@ -155,13 +157,13 @@ def _adaptive(name: str, dims: int, output_size: Lengths, function: Callable[...
 
 def _global(name: str, over_last: Callable[[Tensor], Tensor]) -> Layer:
     def pool(x: Tensor) -> Tensor:
-        _check_input(name, x, ("N", "C", "L", "..."))
+        check_input(name, x, ("N", "C", "L", "..."))
+        _check_not_empty(name, x, x.ndim - 1)
         return over_last(x.flatten(2))
 
     return lift(pool, name)
 
 
-def _check_input(name: str, x: Tensor, pattern: Sequence[str]) -> None:
-    check_input(name, x, pattern)
-    if 0 in x.shape[1:]:
+def _check_not_empty(name: str, x: Tensor, dims: int) -> None:
+    if 0 in x.shape[-dims:]:
         raise LayerError(f"{name} expected a non-empty input, got shape {tuple(x.shape)}.")

@@ -36,8 +36,9 @@ def attend(
     """
     groups = query.shape[-3] // key.shape[-3]
     key, value = _for_each_query_head(key, groups), _for_each_query_head(value, groups)
-    if mask is not None and mask.dtype != torch.bool:
-        mask = mask.to(query.dtype)
+    if mask is not None:
+        # The fused kernels want a row for each position.
+        mask = torch.atleast_2d(mask if mask.dtype == torch.bool else mask.to(query.dtype))
     if drop is not None or not _kernels_have_the_derivatives():
         return _by_formula(query, key, value, mask, causal, drop)
     if query.ndim == 4:

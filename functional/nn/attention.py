@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..initializers import zeros
+from ..initializers import Initializer, zeros
 from ..losses.checks import values_are_visible
 from .attending import attend, combined, not_before
 from .checks import check_bools, check_flag, positive_int
@@ -29,6 +29,8 @@ def multi_head_attention(
     causal: bool = False,
     rotary: Rotation | None = None,
     alibi: bool = False,
+    weight_init: Initializer | None = None,
+    bias_init: Initializer = zeros,
 ) -> Layer:
     """Return the layer in which each position of a query gathers from the positions of a memory.
 
@@ -72,6 +74,9 @@ def multi_head_attention(
         `nn.rotary`, or a partial of it: turns queries and keys by their positions.
     alibi
         Whether `slope |i - j|` is subtracted from the scores; see `alibi_slopes`.
+    weight_init, bias_init
+        Initializers in the place of the default ones, for every projection; `in_proj_weight` is
+        drawn as one.
 
     Raises
     ------
@@ -100,7 +105,7 @@ def multi_head_attention(
     """
     name = "multi_head_attention"
     check_bools(name, causal=causal)
-    heads = Heads.of(name, num_heads, kv_heads, bias, rotary, alibi)
+    heads = Heads.of(name, num_heads, kv_heads, bias, rotary, alibi, weight_init, bias_init)
     drop = dropout_layer(dropout)
     is_within_one = causal or alibi or rotary is not None
 
@@ -148,6 +153,8 @@ def cached_attention(
     bias: bool = True,
     rotary: Rotation | None = None,
     alibi: bool = False,
+    weight_init: Initializer | None = None,
+    bias_init: Initializer = zeros,
 ) -> StatefulLayer:
     """Return causal attention that goes on where it stopped, for decoding token by token.
 
@@ -162,7 +169,7 @@ def cached_attention(
     ----------
     max_length
         How many positions the cache has.
-    num_heads, kv_heads, bias, rotary, alibi
+    num_heads, kv_heads, bias, rotary, alibi, weight_init, bias_init
         As for `multi_head_attention`.
 
     Raises
@@ -189,7 +196,7 @@ def cached_attention(
     """
     name = "cached_attention"
     positive_int(name, "max_length", max_length)
-    heads = Heads.of(name, num_heads, kv_heads, bias, rotary, alibi)
+    heads = Heads.of(name, num_heads, kv_heads, bias, rotary, alibi, weight_init, bias_init)
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         heads.check_inputs(x, x, "E", "E")

@@ -103,8 +103,10 @@ got (8, 1, 28, 28).
         )
 
 
-def check_maybe_batched(layer: str, x: Any, dims: int, floating: bool = True) -> None:
-    """Refuse an input of another shape than `(N, C, *spatial)` or `(C, *spatial)`.
+def check_maybe_batched(
+    layer: str, x: Any, dims: int, channels: int | str = "C", floating: bool = True
+) -> None:
+    """Refuse an input of another shape than `(N, channels, *spatial)` or that without `N`.
 
     >>> import torch
     >>> check_maybe_batched("unfold", torch.ones(28, 28), 2)
@@ -112,9 +114,11 @@ def check_maybe_batched(layer: str, x: Any, dims: int, floating: bool = True) ->
     purefn.functional.nn.LayerError: unfold expected an input of shape (N, C, H, W) or (C, H, W), \
 got (28, 28).
     """
-    pattern: tuple[str, ...] = ("C", *SPATIAL[dims])
-    if isinstance(x, Tensor | ShapeDtype) and len(x.shape) not in (dims + 1, dims + 2):
-        letters = ", ".join(pattern)
+    pattern = (channels, *SPATIAL[dims])
+    if isinstance(x, Tensor | ShapeDtype) and not (
+        fits(x.shape, pattern) or fits(x.shape, ("N", *pattern))
+    ):
+        letters = ", ".join(str(length) for length in pattern)
         raise LayerError(
             f"{layer} expected an input of shape (N, {letters}) or ({letters}), got "
             f"{tuple(x.shape)}."

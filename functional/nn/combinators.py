@@ -7,6 +7,7 @@ where no part has one.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -16,7 +17,17 @@ from .. import random, tree
 from ..abstract import ShapeDtype, eval_shape
 from ..random.threefry import check_key
 from .activations import identity
-from .layer import Layer, LayerError, Params, State, StatefulLayer, describe, lift
+from .layer import (
+    Layer,
+    LayerError,
+    Params,
+    Rebuild,
+    State,
+    StatefulLayer,
+    describe,
+    in_part,
+    lift,
+)
 
 Stateless = Layer | Callable[[Any], Any]
 Part = Layer | StatefulLayer | Callable[[Any], Any]
@@ -121,7 +132,7 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         params, state = branches.init(key, x)
-        eval_shape(apply, params, state, _abstract(x, key))
+        eval_shape(apply, *_abstract((params, state, x), key))
         return params, state
 
     def apply(
@@ -131,7 +142,12 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
         _check_summands(y, kept, x)
         return kept + y, state
 
-    return _simplest(parts, StatefulLayer(init, apply, branches.uses_key))
+    return _simplest(
+        "residual",
+        parts,
+        StatefulLayer(init, apply, branches.uses_key),
+        rebuild=lambda parts: residual(**parts),
+    )
 
 
 def _check_summands(y: Any, kept: Any, x: Any) -> None:
@@ -177,7 +193,9 @@ def combination(
         params: dict[str, Params] = {}
         state: dict[str, State] = {}
         for (name, part), part_key in zip(stateful.items(), _split(key, parts), strict=True):
-            params[name], state[name], y = _init_part(name, part, part_key, x)
+            params[name], state[name] = in_part(name, part.init, part_key, x)
+            made = _abstract((params[name], state[name]), key)
+            y, _ = in_part(name, eval_shape, part.apply, *made, x)
             x = next_input(name, x, y)
         return _without_empty(params), _without_empty(state)
 
@@ -190,12 +208,16 @@ def combination(
         outputs: list[Any] = []
         new_state: dict[str, State] = {}
         for (name, part), part_key in zip(stateful.items(), keys, strict=True):
-            y, new_state[name] = _apply_part(name, part, params, state, x, part_key, train)
+            own = params.get(name, {}), state.get(name, {})
+            y, new_state[name] = in_part(name, part.apply, *own, x, key=part_key, train=train)
             outputs.append(y)
             x = next_input(name, x, y)
         return result(outputs, x), _without_empty(new_state)
 
-    return _simplest(parts, StatefulLayer(init, apply, uses_key))
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
+        return combination(kind, parts, next_input, result)
+
+    return _simplest(kind, parts, StatefulLayer(init, apply, uses_key), rebuild)
 
 
 def named_parts(
@@ -230,44 +252,26 @@ def _stateful(layer: Layer | StatefulLayer) -> StatefulLayer:
 
 
 def _simplest(
-    parts: Mapping[str, Layer | StatefulLayer], layer: StatefulLayer
+    kind: str,
+    parts: Mapping[str, Layer | StatefulLayer],
+    layer: StatefulLayer,
+    rebuild: Rebuild,
 ) -> Layer | StatefulLayer:
-    """Return `layer` without its state, which is always empty, when no part has one."""
+    """Return `layer` with its parts, and without its state, always empty, when no part has one."""
     if any(isinstance(part, StatefulLayer) for part in parts.values()):
-        return layer
+        return replace(layer, kind=kind, parts=parts, rebuild=rebuild)
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
         return layer.apply(params, {}, x, key=key, train=train)[0]
 
-    return Layer(lambda key, x: layer.init(key, x)[0], apply, layer.uses_key)
-
-
-def _init_part(name: str, part: StatefulLayer, key: Tensor, x: Any) -> tuple[Params, State, Any]:
-    """Return the parameters and state of a part, and the shape of its output."""
-    try:
-        params, state = part.init(key, x)
-        y, _ = eval_shape(part.apply, params, state, x)
-    except LayerError as error:
-        error.path = (name, *error.path)
-        raise
-    return params, state, y
-
-
-def _apply_part(
-    name: str,
-    part: StatefulLayer,
-    params: Params,
-    state: State,
-    x: Any,
-    key: Tensor | None,
-    train: bool,
-) -> tuple[Any, State]:
-    part_params, part_state = params.get(name, {}), state.get(name, {})
-    try:
-        return part.apply(part_params, part_state, x, key=key, train=train)
-    except LayerError as error:
-        error.path = (name, *error.path)
-        raise
+    return Layer(
+        lambda key, x: layer.init(key, x)[0],
+        apply,
+        layer.uses_key,
+        kind=kind,
+        parts=parts,
+        rebuild=rebuild,
+    )
 
 
 def check_names(
@@ -297,6 +301,11 @@ def _is_empty_dict(value: Any) -> bool:
     return isinstance(value, dict) and not value
 
 
-def _abstract(x: Any, key: Tensor) -> tree.PyTree:
-    """Return the shapes and dtypes of `x`, on the device where parameters drawn with `key` live."""
-    return tree.map(lambda leaf: ShapeDtype(leaf.shape, leaf.dtype, key.device), x)
+def _abstract(values: tree.PyTree, key: Tensor) -> tree.PyTree:
+    """Return shapes and dtypes, on the device where parameters drawn with `key` live.
+
+    A key on the device "meta" draws parameters without values, and as many. Autocast, for which
+    layers ask, knows no such device; shapes are the same on a CPU.
+    """
+    device = torch.device("cpu") if key.is_meta else key.device
+    return tree.map(lambda leaf: ShapeDtype(leaf.shape, leaf.dtype, device), values)

@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from ..initializers import Initializer
-from .checks import SPATIAL, Shape, check_bools, check_input, int_per_dim, positive_int
+from .checks import Shape, check_bools, check_maybe_batched, int_per_dim, positive_int
 from .layer import Layer, LayerError, Params
 from .parameters import check_parameters, check_same_dtype, weight_and_bias
 
@@ -33,7 +33,7 @@ def conv1d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the convolution of inputs `(N, C, L)`; see `conv2d`.
+    """Return the convolution of inputs `(N, C, L)` or `(C, L)`; see `conv2d`.
 
     >>> import torch
     >>> from purefn.functional import random
@@ -61,7 +61,7 @@ def conv2d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the convolution (cross-correlation) of inputs `(N, C, H, W)`.
+    """Return the convolution (cross-correlation) of inputs `(N, C, H, W)` or `(C, H, W)`.
 
     Parameters are those of `torch.nn.Conv2d`: `weight` of shape
     `(out_channels, C / groups, *kernel_size)` and `bias` of shape `(out_channels,)`. By default
@@ -125,7 +125,7 @@ def conv3d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the convolution of inputs `(N, C, D, H, W)`; see `conv2d`.
+    """Return the convolution of inputs `(N, C, D, H, W)` or `(C, D, H, W)`; see `conv2d`.
 
     >>> import torch
     >>> from purefn.functional import random
@@ -218,21 +218,22 @@ def _convolution(
         shapes["bias"] = (geometry.out_channels,)
 
     def init(key: Tensor, x: Any) -> Params:
-        check_input(name, x, ("N", "C", *SPATIAL[dims]))
-        if x.shape[1] % groups:
+        check_maybe_batched(name, x, dims)
+        channels = x.shape[-dims - 1]
+        if channels % groups:
             raise LayerError(
                 f"{name} expected input channels divisible by groups = {groups}, got shape "
                 f"{tuple(x.shape)}."
             )
         _check_extent(geometry, x)
-        shape = (geometry.out_channels, x.shape[1] // groups, *geometry.kernel_size)
+        shape = (geometry.out_channels, channels // groups, *geometry.kernel_size)
         return weight_and_bias(key, shape, x.dtype, bias, weight_init, bias_init)
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
         check_parameters(name, params, shapes)
-        check_input(name, x, ("N", params["weight"].shape[1] * groups, *SPATIAL[dims]))
+        check_maybe_batched(name, x, dims, params["weight"].shape[1] * groups)
         check_same_dtype(name, x, params)
         _check_extent(geometry, x)
         x, padding = _pad(geometry, x)
@@ -261,7 +262,7 @@ def _pad(geometry: _Geometry, x: Tensor) -> tuple[Tensor, Shape]:
 
 def _check_extent(geometry: _Geometry, x: Any) -> None:
     """Refuse an input that the kernel or the padding is too large for."""
-    spatial = x.shape[2:]
+    spatial = x.shape[-len(geometry.kernel_size) :]
     # The largest padding that each mode can fill from an input of the given length.
     room = {"reflect": -1, "circular": 0}.get(geometry.padding_mode)
     for length, kernel, dilation, (before, after) in zip(

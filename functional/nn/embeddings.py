@@ -88,6 +88,10 @@ def embedding_bag(
 
         y[n] = sum_j per_sample_weights[n, j] weight[indices[n, j]].
 
+    Bags of different lengths are a pair `(indices, offsets)` of one dimension each: bag `n` goes
+    from `indices[offsets[n]]` up to the next bag, as in torch, where `offsets` of an integer dtype
+    begin with 0 and do not fall; or a triple with weights of the shape of the indices.
+
     The parameter is that of `torch.nn.EmbeddingBag`, as for `embedding`; it takes the dtype of
     the weights of a pair.
 
@@ -109,8 +113,9 @@ def embedding_bag(
     TypeError, ValueError
         An option is not one of the above.
     LayerError
-        As for `embedding`; also where a pair is given without mode "sum", or its weights do not
-        have the shape of the indices and the dtype of the parameter.
+        As for `embedding`; also where weights are given without mode "sum", or do not have the
+        shape of the indices and the dtype of the parameter; or offsets are not as above (under
+        `jit` and `vmap` only their shape and dtype are looked at).
 
     Examples
     --------
@@ -119,19 +124,22 @@ def embedding_bag(
     >>> layer(params, torch.tensor([[1, 4], [3, 0]]))
     tensor([[5., 6.],
             [6., 7.]])
+    >>> layer(params, (torch.tensor([1, 4, 3]), torch.tensor([0, 2])))
+    tensor([[5., 6.],
+            [6., 7.]])
     """
     if mode not in ("sum", "mean", "max"):
         raise ValueError(f"embedding_bag: expected mode to be sum, mean or max, got {mode!r}.")
     table = _Table("embedding_bag", num_embeddings, embedding_dim, padding_idx, weight_init)
 
     def init(key: Tensor, x: Any) -> Params:
-        indices, weights = _bags(x, mode)
-        table.check_indices(indices, ("N", "k"))
+        indices, offsets, weights = _bags(x, mode)
+        table.check_indices(indices, _pattern(offsets))
         return table.init(key, torch.float32 if weights is None else weights.dtype)
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Tensor:
-        indices, weights = _bags(x, mode)
-        table.check(params, indices, ("N", "k"))
+        indices, offsets, weights = _bags(x, mode)
+        table.check(params, indices, _pattern(offsets))
         rows = F.embedding(indices, params["weight"])
         if weights is not None:
             check_same_dtype("embedding_bag", weights, params)
@@ -139,27 +147,73 @@ def embedding_bag(
         counted = None
         if padding_idx is not None:
             counted = (indices != padding_idx % num_embeddings).unsqueeze(-1)
-        return _reduced(rows, counted, mode)
+        if offsets is None:
+            return _reduced(rows, counted, mode)
+        return _reduced_by_offsets(rows, counted, offsets, mode)
 
     return Layer(init, apply, uses_key=False)
 
 
-def _bags(x: Any, mode: str) -> tuple[Any, Any]:
-    """Return the indices and, from a pair, their weights, else `None`."""
+def _pattern(offsets: Any) -> tuple[str, ...]:
+    return ("N", "k") if offsets is None else ("k",)
+
+
+def _bags(x: Any, mode: str) -> tuple[Any, Any, Any]:
+    """Return indices, offsets and weights, `None` for what is not given."""
     if not isinstance(x, tuple):
-        return x, None
-    if mode != "sum":
+        return x, None, None
+    if len(x) not in (2, 3):
         raise LayerError(
-            f"embedding_bag takes per-sample weights with mode='sum' only, got mode={mode!r}."
+            "embedding_bag expected indices, (indices, per_sample_weights), (indices, offsets) or "
+            f"(indices, offsets, per_sample_weights), got {describe(x)}."
         )
-    if len(x) != 2:
+    indices, *others = x
+    has_offsets = len(x) == 3 or not getattr(others[0], "dtype", torch.float32).is_floating_point
+    offsets = others[0] if has_offsets else None
+    weights = None if has_offsets and len(x) == 2 else others[-1]
+    check_input("embedding_bag", indices, _pattern(offsets), floating=False)
+    if offsets is not None:
+        _check_offsets(offsets, indices.shape[0])
+    if weights is not None:
+        if mode != "sum":
+            raise LayerError(
+                f"embedding_bag takes per-sample weights with mode='sum' only, got mode={mode!r}."
+            )
+        check_input("embedding_bag", weights, tuple(indices.shape))
+    return indices, offsets, weights
+
+
+def _check_offsets(offsets: Any, count: int) -> None:
+    check_input("embedding_bag", offsets, ("N",), floating=False)
+    if offsets.dtype not in (torch.int32, torch.int64):
         raise LayerError(
-            f"embedding_bag expected a pair (indices, per_sample_weights), got {describe(x)}."
+            f"embedding_bag expected offsets of torch.int32 or torch.int64, got {offsets.dtype}."
         )
-    indices, weights = x
-    check_input("embedding_bag", indices, ("N", "k"), floating=False)
-    check_input("embedding_bag", weights, tuple(indices.shape))
-    return indices, weights
+    if not isinstance(offsets, Tensor) or not values_are_visible(offsets) or not len(offsets):
+        return
+    if offsets[0] != 0 or (offsets.diff() < 0).any() or offsets[-1] > count:
+        raise LayerError(
+            f"embedding_bag expected offsets that begin with 0 and do not fall, up to {count}, got "
+            f"{offsets.tolist()[:8]}."
+        )
+
+
+def _reduced_by_offsets(rows: Tensor, counted: Tensor | None, offsets: Tensor, mode: str) -> Tensor:
+    """Reduce those of the rows that count, bag by bag."""
+    # A row's bag is the number of bags that begin up to it; bags without rows may begin at the end.
+    begins = torch.zeros(len(rows) + 1, dtype=torch.int64, device=rows.device)
+    begins = begins.index_add(0, offsets.long(), torch.ones_like(offsets, dtype=torch.int64))
+    bags = begins.cumsum(0)[:-1] - 1
+    counted = torch.ones_like(bags[:, None], dtype=torch.bool) if counted is None else counted
+    shape = (offsets.shape[0], rows.shape[1])
+    number = torch.zeros_like(offsets, dtype=torch.int64).index_add(0, bags, counted[:, 0].long())
+    if mode == "max":
+        index = bags[:, None].expand_as(rows)
+        lowest = torch.where(counted, rows, -math.inf)
+        largest = rows.new_full(shape, -math.inf).scatter_reduce(0, index, lowest, "amax")
+        return torch.where(number[:, None] > 0, largest, 0.0)
+    total = rows.new_zeros(shape).index_add(0, bags, torch.where(counted, rows, 0.0))
+    return total / number.clamp_min(1)[:, None] if mode == "mean" else total
 
 
 def _reduced(rows: Tensor, counted: Tensor | None, mode: str) -> Tensor:

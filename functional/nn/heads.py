@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import random
 from ..abstract import ShapeDtype
-from ..initializers import xavier_uniform, zeros
+from ..initializers import Initializer, xavier_uniform, zeros
 from .attending import alibi_bias, combined
 from .checks import check_bools, check_input, positive_int
 from .layer import LayerError, Params, describe
@@ -27,6 +27,8 @@ class Heads:
     kv_heads: int
     bias: bool
     alibi: bool
+    weight_init: Initializer | None = None
+    bias_init: Initializer = zeros
 
     @staticmethod
     def of(
@@ -36,6 +38,8 @@ class Heads:
         bias: bool,
         rotary: Any,
         alibi: bool,
+        weight_init: Initializer | None = None,
+        bias_init: Initializer = zeros,
     ) -> Heads:
         """Check the options."""
         positive_int(layer, "num_heads", num_heads)
@@ -49,7 +53,7 @@ class Heads:
             raise TypeError(
                 f"{layer}: expected nn.rotary or a partial of it for rotary, got {rotary!r}."
             )
-        return Heads(layer, num_heads, kv_heads, bias, alibi)
+        return Heads(layer, num_heads, kv_heads, bias, alibi, weight_init, bias_init)
 
     def shapes(self, width: int, memory_width: int, packed: bool) -> dict[str, tuple[int, ...]]:
         """Return the names and shapes of the parameters."""
@@ -68,7 +72,7 @@ class Heads:
         return {**shapes, "out_proj.bias": (width,)} if self.bias else shapes
 
     def init(self, key: Tensor, query: Any, memory: Any) -> Params:
-        """Draw the parameters as torch does."""
+        """Draw the parameters as torch does, unless told."""
         width, memory_width = query.shape[-1], memory.shape[-1]
         self.check_width(width)
         packed = self.kv_heads == self.num_heads and memory_width == width
@@ -78,8 +82,8 @@ class Heads:
             random.split(key, len(shapes)).unbind(0), shapes.items(), strict=True
         ):
             is_out = path.startswith("out_proj.")
-            draw = DEFAULT_WEIGHT if is_out else xavier_uniform()
-            draw = zeros if path.endswith("bias") else draw
+            draw = self.weight_init or (DEFAULT_WEIGHT if is_out else xavier_uniform())
+            draw = self.bias_init if path.endswith("bias") else draw
             place = params["out_proj"] if is_out else params
             place[path.removeprefix("out_proj.")] = draw(part_key, shape, query.dtype)
         return params

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -29,6 +29,8 @@ _NOT_THE_LAYERS = (
 
 Params = tree.PyTree
 State = tree.PyTree
+#: Makes a layer again, of other parts.
+Rebuild = Callable[[Mapping[str, "Layer | StatefulLayer"]], "Layer | StatefulLayer"]
 
 
 class LayerError(ValueError):
@@ -99,6 +101,11 @@ class Layer:
         draw random numbers in training.
     uses_key
         Whether `apply` may read its key; combinators split no keys for parts that do not.
+    kind
+        What a summary calls the layer; where it is "", the function that made it.
+    parts, rebuild
+        The layers that this one is made of, by the name that their parameters have in its own,
+        and the function that makes it again of others: what `nn.at` and `nn.tabulate` go by.
 
     Examples
     --------
@@ -114,6 +121,11 @@ class Layer:
     init: Callable[[Tensor, Any], Params]
     apply: Apply
     uses_key: bool = True
+    kind: str = field(default="", kw_only=True, compare=False)
+    parts: Mapping[str, Layer | StatefulLayer] = field(
+        default_factory=dict, kw_only=True, compare=False, repr=False
+    )
+    rebuild: Rebuild | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __call__(
         self, params: Params, x: Any, *, key: Tensor | None = None, train: bool = False
@@ -132,7 +144,7 @@ class StatefulLayer:
         `init(key, x) -> (params, state)`; otherwise as for `Layer`.
     apply
         `apply(params, state, x, *, key=None, train=False) -> (y, state)`.
-    uses_key
+    uses_key, kind, parts, rebuild
         As for `Layer`.
 
     Examples
@@ -151,6 +163,11 @@ class StatefulLayer:
     init: Callable[[Tensor, Any], tuple[Params, State]]
     apply: StatefulApply
     uses_key: bool = True
+    kind: str = field(default="", kw_only=True, compare=False)
+    parts: Mapping[str, Layer | StatefulLayer] = field(
+        default_factory=dict, kw_only=True, compare=False, repr=False
+    )
+    rebuild: Rebuild | None = field(default=None, kw_only=True, compare=False, repr=False)
 
     def __call__(
         self,
@@ -185,7 +202,7 @@ def lift(fun: Callable[[Any], Any], name: str | None = None) -> Layer:
     >>> square({}, torch.tensor([2.0, 3.0]))
     tensor([4., 9.])
     """
-    name = name or getattr(fun, "__name__", type(fun).__name__)
+    name = name or str(getattr(fun, "__name__", type(fun).__name__))
     if isinstance(fun, torch.nn.Module):
         raise TypeError(
             f"expected a Layer or a pure function, got the torch.nn.Module {name}: a module hides "
@@ -205,7 +222,21 @@ def lift(fun: Callable[[Any], Any], name: str | None = None) -> Layer:
         except (IndexError, RuntimeError, TypeError, ValueError) as error:
             raise LayerError(f"{name} failed on {describe(x)}: {error}") from error
 
-    return Layer(lambda key, x: {}, apply, uses_key=False)
+    return Layer(lambda key, x: {}, apply, uses_key=False, kind=name)
+
+
+def in_part(part: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call a function of a part; an error that it raises begins with the part's name.
+
+    >>> in_part("head", lift(torch.linalg.inv).apply, {}, torch.ones(2))
+    Traceback (most recent call last):
+    purefn.functional.nn.LayerError: model['head']: linalg_inv failed on ...
+    """
+    try:
+        return function(*args, **options)
+    except LayerError as error:
+        error.path = (part, *error.path)
+        raise
 
 
 def describe(value: Any) -> str:

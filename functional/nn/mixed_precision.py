@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import tree
 from ..abstract import ShapeDtype
-from .layer import Layer, Params, State, StatefulLayer
+from .layer import Apply, Layer, Params, State, StatefulApply, StatefulLayer
 
 
 @overload
@@ -84,26 +84,29 @@ def precision(
         return tree.cast(layer.init(key, _cast_input(x, params)), params)
 
     if isinstance(layer, Layer):
+        return Layer(init, _computing_in(layer, compute, output), layer.uses_key)
+    return StatefulLayer(init, _stateful_computing_in(layer, compute, output), layer.uses_key)
 
-        def apply(values: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
-            given = tree.cast((values, x), compute)
-            return tree.cast(layer.apply(*given, key=key, train=train), output)
 
-        return Layer(init, apply, layer.uses_key)
+def _computing_in(layer: Layer, compute: torch.dtype, output: torch.dtype) -> Apply:
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+        params, x = tree.cast((params, x), compute)
+        return tree.cast(layer.apply(params, x, key=key, train=train), output)
 
-    def stateful_apply(
-        values: Params,
-        state: State,
-        x: Any,
-        *,
-        key: Tensor | None = None,
-        train: bool = False,
+    return apply
+
+
+def _stateful_computing_in(
+    layer: StatefulLayer, compute: torch.dtype, output: torch.dtype
+) -> StatefulApply:
+    def apply(
+        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
     ) -> tuple[Any, State]:
-        values, x = tree.cast((values, x), compute)
-        y, state = layer.apply(values, state, x, key=key, train=train)
+        params, x = tree.cast((params, x), compute)
+        y, state = layer.apply(params, state, x, key=key, train=train)
         return tree.cast(y, output), state
 
-    return StatefulLayer(init, stateful_apply, layer.uses_key)
+    return apply
 
 
 def _cast_input(x: Any, dtype: torch.dtype) -> Any:

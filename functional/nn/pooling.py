@@ -11,7 +11,14 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
-from .checks import SPATIAL, Shape, check_bools, check_input, check_number, int_per_dim
+from .checks import (
+    Shape,
+    check_bools,
+    check_maybe_batched,
+    check_number,
+    int_per_dim,
+    positive_int,
+)
 from .layer import Layer, LayerError, lift
 
 IntOrInts = int | Sequence[int]
@@ -27,7 +34,7 @@ def max_pool1d(
     dilation: IntOrInts = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return the maximum over windows of inputs `(N, C, L)`; see `max_pool2d`.
+    """Return the maximum over windows of inputs `(N, C, L)` or `(C, L)`; see `max_pool2d`.
 
     >>> import torch
     >>> max_pool1d(2)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
@@ -43,7 +50,7 @@ def max_pool2d(
     dilation: IntOrInts = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return the maximum over windows of inputs `(N, C, H, W)`.
+    """Return the maximum over windows of inputs `(N, C, H, W)` or `(C, H, W)`.
 
     Parameters
     ----------
@@ -77,7 +84,9 @@ def max_pool3d(
     dilation: IntOrInts = 1,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return the maximum over windows of inputs `(N, C, D, H, W)`; see `max_pool2d`.
+    """Return the maximum over windows of inputs `(N, C, D, H, W)` or `(C, D, H, W)`.
+
+    See `max_pool2d`.
 
     >>> import torch
     >>> max_pool3d(2)({}, torch.ones(8, 3, 4, 4, 4)).shape
@@ -93,7 +102,7 @@ def avg_pool1d(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Layer:
-    """Return the mean over windows of inputs `(N, C, L)`; see `avg_pool2d`.
+    """Return the mean over windows of inputs `(N, C, L)` or `(C, L)`; see `avg_pool2d`.
 
     >>> import torch
     >>> avg_pool1d(2)({}, torch.tensor([[[1.0, 4.0, 3.0, 2.0]]]))
@@ -108,11 +117,13 @@ def avg_pool2d(
     padding: IntOrInts = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Layer:
-    """Return the mean over windows of inputs `(N, C, H, W)`.
+    """Return the mean over windows of inputs `(N, C, H, W)` or `(C, H, W)`.
 
     Options and errors are those of `max_pool2d`, and `count_include_pad`: whether the zeros of the
-    padding count in the mean.
+    padding count in the mean. With a `divisor_override` each sum is divided by that number instead
+    of how many elements count.
 
     Examples
     --------
@@ -120,7 +131,9 @@ def avg_pool2d(
     >>> avg_pool2d(3, stride=2, padding=1)({}, torch.ones(8, 3, 28, 28)).shape
     torch.Size([8, 3, 14, 14])
     """
-    return _avg_pool(2, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    return _avg_pool(
+        2, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 def avg_pool3d(
@@ -129,14 +142,19 @@ def avg_pool3d(
     padding: IntOrInts = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Layer:
-    """Return the mean over windows of inputs `(N, C, D, H, W)`; see `avg_pool2d`.
+    """Return the mean over windows of inputs `(N, C, D, H, W)` or `(C, D, H, W)`.
+
+    See `avg_pool2d`.
 
     >>> import torch
     >>> avg_pool3d(2)({}, torch.ones(8, 3, 4, 4, 4)).shape
     torch.Size([8, 3, 2, 2, 2])
     """
-    return _avg_pool(3, kernel_size, stride, padding, ceil_mode, count_include_pad)
+    return _avg_pool(
+        3, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override
+    )
 
 
 def lp_pool1d(
@@ -145,7 +163,7 @@ def lp_pool1d(
     stride: IntOrInts | None = None,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return the norm over windows of inputs `(N, C, L)`; see `lp_pool2d`.
+    """Return the norm over windows of inputs `(N, C, L)` or `(C, L)`; see `lp_pool2d`.
 
     >>> import torch
     >>> lp_pool1d(2, 2)({}, torch.tensor([[[3.0, 4.0, 5.0, 12.0]]]))
@@ -160,8 +178,9 @@ def lp_pool2d(
     stride: IntOrInts | None = None,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return `(sum x^p)^(1 / p)` over windows of inputs `(N, C, H, W)`, `p` being `norm_type`.
+    """Return `(sum x^p)^(1 / p)` over windows, `p` being `norm_type`.
 
+    Inputs have shape `(N, C, H, W)` or `(C, H, W)`.
     There are no absolute values in it, so that a negative sum, of odd powers, gives NaN; only the
     infinite norm is `max |x|`. Where the sum is zero, so is its gradient, from `norm_type` 1 on. A
     window that reaches beyond the end (in `ceil_mode`) counts the mean of its elements for each
@@ -196,7 +215,9 @@ def lp_pool3d(
     stride: IntOrInts | None = None,
     ceil_mode: bool = False,
 ) -> Layer:
-    """Return the norm over windows of inputs `(N, C, D, H, W)`; see `lp_pool2d`.
+    """Return the norm over windows of inputs `(N, C, D, H, W)` or `(C, D, H, W)`.
+
+    See `lp_pool2d`.
 
     >>> import torch
     >>> lp_pool3d(2, 2)({}, torch.ones(8, 3, 4, 4, 4)).shape
@@ -213,8 +234,10 @@ def _max_pool(
     dilation: IntOrInts,
     ceil_mode: bool,
 ) -> Layer:
-    windows = _windows(f"max_pool{dims}d", dims, kernel_size, stride, padding, dilation, ceil_mode)
-    return _pool(
+    windows = windows_of(
+        f"max_pool{dims}d", dims, kernel_size, stride, padding, dilation, ceil_mode
+    )
+    return over_windows(
         windows,
         lambda x: _MAX[dims](
             x, windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode
@@ -229,15 +252,17 @@ def _avg_pool(
     padding: IntOrInts,
     ceil_mode: bool,
     count_include_pad: bool,
+    divisor_override: int | None = None,
 ) -> Layer:
-    windows = _windows(f"avg_pool{dims}d", dims, kernel_size, stride, padding, 1, ceil_mode)
+    windows = windows_of(f"avg_pool{dims}d", dims, kernel_size, stride, padding, 1, ceil_mode)
     check_bools(windows.name, count_include_pad=count_include_pad)
-    return _pool(
-        windows,
-        lambda x: _AVG[dims](
-            x, windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad
-        ),
-    )
+    divisor = {}  # which torch's function of one dimension does not know
+    if divisor_override is not None:
+        divisor["divisor_override"] = positive_int(
+            windows.name, "divisor_override", divisor_override
+        )
+    options = windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad
+    return over_windows(windows, lambda x: _AVG[dims](x, *options, **divisor))
 
 
 def _lp_pool(
@@ -251,7 +276,7 @@ def _lp_pool(
     check_number(name, "norm_type", norm_type)
     if not norm_type > 0:
         raise ValueError(f"{name}: expected norm_type > 0, got {norm_type}.")
-    windows = _windows(name, dims, kernel_size, stride, 0, 1, ceil_mode)
+    windows = windows_of(name, dims, kernel_size, stride, 0, 1, ceil_mode)
     kernel, strides = windows.kernel_size, windows.stride
 
     def norm(x: Tensor) -> Tensor:
@@ -264,11 +289,11 @@ def _lp_pool(
         is_zero = total == 0
         return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, total).pow(1 / norm_type))
 
-    return _pool(windows, norm)
+    return over_windows(windows, norm)
 
 
 @dataclass(frozen=True)
-class _Windows:
+class Windows:
     """The checked options of a pooling layer, one value for each spatial dimension."""
 
     name: str
@@ -307,7 +332,7 @@ class _Windows:
         )
 
 
-def _windows(
+def windows_of(
     name: str,
     dims: int,
     kernel_size: IntOrInts,
@@ -315,13 +340,18 @@ def _windows(
     padding: IntOrInts,
     dilation: IntOrInts,
     ceil_mode: bool,
-) -> _Windows:
+) -> Windows:
+    """Return the checked options.
+
+    >>> windows_of("max_pool2d", 2, 3, None, 0, 1, False).stride
+    (3, 3)
+    """
     check_bools(name, ceil_mode=ceil_mode)
     kernel = int_per_dim(name, "kernel_size", kernel_size, dims)
     strides = kernel if stride is None else int_per_dim(name, "stride", stride, dims)
     pads = int_per_dim(name, "padding", padding, dims, minimum=0)
     dilations = int_per_dim(name, "dilation", dilation, dims)
-    windows = _Windows(name, kernel, strides, pads, dilations, ceil_mode)
+    windows = Windows(name, kernel, strides, pads, dilations, ceil_mode)
     for pad, span in zip(pads, windows.spans(), strict=True):
         if pad > span // 2:
             raise ValueError(
@@ -330,18 +360,20 @@ def _windows(
     return windows
 
 
-def _pool(windows: _Windows, function: Callable[[Tensor], Any]) -> Layer:
-    pattern = ("N", "C", *SPATIAL[len(windows.kernel_size)])
+def over_windows(windows: Windows, function: Callable[[Tensor], Any]) -> Layer:
+    """Return the layer that computes `function` of inputs that have a value in every window."""
+    dims = len(windows.kernel_size)
 
     def pool(x: Tensor) -> Any:
-        check_input(windows.name, x, pattern)
-        if 0 in x.shape[2:] or not all(windows.starts(x.shape[2:])):
+        check_maybe_batched(windows.name, x, dims)
+        lengths = x.shape[-dims:]
+        if 0 in lengths or not all(windows.starts(lengths)):
             raise LayerError(
                 f"{windows.name} expected an input at least as large as its kernel of "
                 f"{windows.kernel_size} with padding {windows.padding}, got shape "
                 f"{tuple(x.shape)}."
             )
-        if windows.has_empty_window(x.shape[2:]):
+        if windows.has_empty_window(lengths):
             raise LayerError(
                 f"{windows.name} expected every window to hold more than padding, which dilation "
                 f"{windows.dilation} and padding {windows.padding} prevent for shape "

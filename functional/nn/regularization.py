@@ -49,11 +49,11 @@ def dropout(p: float = 0.5) -> Layer:
     purefn.functional.nn.LayerError: dropout needs a key in training: call the model with \
 key=... (and a new key for each step), or with train=False.
     """
-    return _dropping("dropout", p, ("...",), _elements, _zeros)
+    return _dropping("dropout", p, [("...",)], _elements, _zeros)
 
 
 def dropout1d(p: float = 0.5) -> Layer:
-    """Return the layer that drops whole channels of inputs `(N, C, L)`; see `dropout2d`.
+    """Return the layer that drops channels of inputs `(N, C, L)` or `(C, L)`; see `dropout2d`.
 
     >>> y = dropout1d(0.5)({}, torch.ones(2, 3, 4), key=random.key(0), train=True)
     >>> y.amax(dim=2).equal(y.amin(dim=2))
@@ -86,7 +86,9 @@ def dropout2d(p: float = 0.5) -> Layer:
 
 
 def dropout3d(p: float = 0.5) -> Layer:
-    """Return the layer that drops whole channels of inputs `(N, C, D, H, W)`; see `dropout2d`.
+    """Return the layer that drops channels of inputs `(N, C, D, H, W)` or `(C, D, H, W)`.
+
+    See `dropout2d`.
 
     >>> y = dropout3d(0.5)({}, torch.ones(2, 3, 4, 4, 4), key=random.key(0), train=True)
     >>> y.amax(dim=(2, 3, 4)).equal(y.amin(dim=(2, 3, 4)))
@@ -112,7 +114,7 @@ def alpha_dropout(p: float = 0.5) -> Layer:
     >>> y.unique()
     tensor([-0.7792,  1.6656])
     """
-    return _dropping("alpha_dropout", p, ("...",), _elements, _to_floor)
+    return _dropping("alpha_dropout", p, [("...",)], _elements, _to_floor)
 
 
 def feature_alpha_dropout(p: float = 0.5) -> Layer:
@@ -126,7 +128,7 @@ def feature_alpha_dropout(p: float = 0.5) -> Layer:
     >>> layer({}, torch.ones(1, 4, 8, 8), key=random.key(1), train=True).mean(dim=(2, 3))
     tensor([[ 1.6656, -0.7792,  1.6656,  1.6656]])
     """
-    return _dropping("feature_alpha_dropout", p, ("N", "C", "..."), _channels, _to_floor)
+    return _dropping("feature_alpha_dropout", p, [("N", "C", "...")], _channels, _to_floor)
 
 
 def drop_path(p: float, mode: Literal["row", "batch"] = "row") -> Layer:
@@ -162,17 +164,23 @@ def drop_path(p: float, mode: Literal["row", "batch"] = "row") -> Layer:
     """
     if mode not in ("row", "batch"):
         raise ValueError(f"drop_path: expected mode to be 'row' or 'batch', got {mode!r}.")
-    return _dropping("drop_path", p, ("N", "..."), _rows if mode == "row" else _whole, _zeros)
+    return _dropping("drop_path", p, [("N", "...")], _rows if mode == "row" else _whole, _zeros)
 
 
 def _channel_dropout(dims: int, p: float) -> Layer:
-    return _dropping(f"dropout{dims}d", p, ("N", "C", *SPATIAL[dims]), _channels, _zeros)
+    def mask_shape(shape: Shape) -> Shape:
+        return (*shape[:-dims], *(1 for _ in range(dims)))
+
+    # torch's Dropout2d takes three dimensions for (N, C, L), so that (C, H, W) is nobody's.
+    lengths = ("C", *SPATIAL[dims])
+    patterns = [("N", *lengths)] if dims == 2 else [("N", *lengths), lengths]
+    return _dropping(f"dropout{dims}d", p, patterns, mask_shape, _zeros)
 
 
 def _dropping(
     name: str,
     p: float,
-    pattern: Sequence[str],
+    patterns: Sequence[Sequence[str]],
     mask_shape: Callable[[Shape], Shape],
     drop: Callable[[Tensor, Tensor, float], Tensor],
 ) -> Layer:
@@ -183,14 +191,14 @@ def _dropping(
     check_probability(name, "p", p)
 
     def init(key: Tensor, x: Any) -> Params:
-        check_input(name, x, pattern)
+        check_input(name, x, _fitting(patterns, x))
         return {}
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
         check_parameters(name, params, {})
-        check_input(name, x, pattern)
+        check_input(name, x, _fitting(patterns, x))
         check_flag(name, "train", train)
         if not train or p == 0:
             return x
@@ -200,6 +208,12 @@ def _dropping(
         return drop(x, random.bernoulli(key, 1 - p, mask_shape(tuple(x.shape))), p)
 
     return Layer(init, apply)
+
+
+def _fitting(patterns: Sequence[Sequence[str]], x: Any) -> Sequence[str]:
+    """Return the pattern of as many dimensions as the input has, else the first."""
+    dims = len(getattr(x, "shape", ()))
+    return next((pattern for pattern in patterns if len(pattern) == dims), patterns[0])
 
 
 def _zeros(x: Tensor, kept: Tensor, p: float) -> Tensor:

@@ -73,11 +73,11 @@ def weight_norm(layer: Layer, name: str = "weight", dim: int | None = 0) -> Laye
         weight = direction * (lengths / _norm(direction, dim))
         return layer.apply({**rest, name: weight}, x, key=key, train=train)
 
-    return Layer(init, apply, layer.uses_key)
+    return Layer(init, apply, layer.uses_key, kind="weight_norm")
 
 
 def spectral_norm(
-    layer: Layer,
+    layer: Layer | StatefulLayer,
     name: str = "weight",
     n_power_iterations: int = 1,
     eps: float = 1e-12,
@@ -99,7 +99,8 @@ def spectral_norm(
     Parameters
     ----------
     layer
-        A layer without a state that has the parameter.
+        A layer that has the parameter. What it has as a state stands beside the vectors, so that a
+        layer can be wrapped again for another parameter.
     name
         The name of the parameter.
     n_power_iterations
@@ -127,16 +128,18 @@ def spectral_norm(
     >>> print(f"{torch.linalg.matrix_norm(y, 2):.3f}")
     1.000
     """
-    _check_arguments("spectral_norm", layer, name)
+    _check_arguments("spectral_norm", layer, name, (Layer, StatefulLayer))
     positive_int("spectral_norm", "n_power_iterations", n_power_iterations)
     check_positive("spectral_norm", "eps", eps)
     check_int("spectral_norm", "dim", dim)
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         layer_key, vector_key = random.split(key)
-        params = layer.init(layer_key, x)
+        drawn = layer.init(layer_key, x)
+        params, state = drawn if isinstance(layer, StatefulLayer) else (drawn, {})
         weight = _take("spectral_norm", params, name, dim)
-        state = _first_state(vector_key, _matrix(weight, dim), name, eps) if weight.ndim > 1 else {}
+        if weight.ndim > 1:
+            state = _with_vectors(state, name, *_first(vector_key, _matrix(weight, dim), eps))
         return _replace(params, name, {"original": weight}), state
 
     def apply(
@@ -145,26 +148,36 @@ def spectral_norm(
         check_flag("spectral_norm", "train", train)
         rest, own = _split("spectral_norm", params, name, ("original",))
         original = own["original"]
+        vectors, others = _split_state(state, name)
         if original.ndim > 1:
             _check_dim("spectral_norm", name, original, dim)
-            u, v = _vectors(state, name, original, dim)
+            u, v = _vectors(vectors, state, name, original, dim)
             matrix = _matrix(original, dim).to(u.dtype)
             if train:
                 u, v = _power_iterations(matrix, v, n_power_iterations, eps)
-                state = _state(name, u, v)
             weight = original / torch.dot(u, torch.mv(matrix, v)).to(original.dtype)
         else:
-            check_parameters("spectral_norm", state, {})
+            others = state
             weight = F.normalize(original, dim=0, eps=eps)
-        return layer.apply({**rest, name: weight}, x, key=key, train=train), state
+        if isinstance(layer, StatefulLayer):
+            y, others = layer.apply({**rest, name: weight}, others, x, key=key, train=train)
+        else:
+            check_parameters("spectral_norm", others, {})
+            y = layer.apply({**rest, name: weight}, x, key=key, train=train)
+            if not train:
+                return y, state
+        return y, _with_vectors(others, name, u, v) if original.ndim > 1 else others
 
-    return StatefulLayer(init, apply, layer.uses_key)
+    return StatefulLayer(init, apply, layer.uses_key, kind="spectral_norm")
 
 
-def _check_arguments(wrapper: str, layer: Any, name: Any) -> None:
-    if not isinstance(layer, Layer):
+def _check_arguments(
+    wrapper: str, layer: Any, name: Any, kinds: tuple[type, ...] = (Layer,)
+) -> None:
+    if not isinstance(layer, kinds):
         raise TypeError(
-            f"{wrapper}: expected a Layer, which has no state, got {type(layer).__name__}."
+            f"{wrapper}: expected a {' or '.join(kind.__name__ for kind in kinds)}, got "
+            f"{type(layer).__name__}."
         )
     if not isinstance(name, str):
         raise TypeError(f"{wrapper}: expected the name of a parameter, got {name!r}.")
@@ -243,15 +256,27 @@ def _matrix(weight: Tensor, dim: int) -> Tensor:
     return weight.movedim(dim, 0).flatten(1)
 
 
-def _state(name: str, u: Tensor, v: Tensor) -> State:
-    return {"parametrizations": {name: {"0": {"_u": u, "_v": v}}}}
+def _with_vectors(state: State, name: str, u: Tensor, v: Tensor) -> State:
+    """Return the layer's own state with the vectors of `name`, under torch's names for them."""
+    parametrizations = {**state.get("parametrizations", {}), name: {"0": {"_u": u, "_v": v}}}
+    return {**state, "parametrizations": parametrizations}
 
 
-def _first_state(key: Tensor, matrix: Tensor, name: str, eps: float) -> State:
+def _split_state(state: Any, name: str) -> tuple[Any, Any]:
+    """Return what the state holds for `name`, and the state of the layer inside."""
+    found = state.get("parametrizations") if isinstance(state, Mapping) else None
+    if not isinstance(found, Mapping) or name not in found:
+        return None, state
+    rest = {other: value for other, value in state.items() if other != "parametrizations"}
+    others = {other: value for other, value in found.items() if other != name}
+    return found[name], {**rest, "parametrizations": others} if others else rest
+
+
+def _first(key: Tensor, matrix: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Return vectors that have come some way from a random `v`."""
     start = random.normal(key, matrix.shape[1:], matrix.dtype)
     v = F.normalize(start, dim=0, eps=eps)
-    return _state(name, *_power_iterations(matrix, v, _FIRST_ITERATIONS, eps))
+    return _power_iterations(matrix, v, _FIRST_ITERATIONS, eps)
 
 
 def _power_iterations(matrix: Tensor, v: Tensor, count: int, eps: float) -> tuple[Tensor, Tensor]:
@@ -263,11 +288,9 @@ def _power_iterations(matrix: Tensor, v: Tensor, count: int, eps: float) -> tupl
     return u.to(matrix.dtype), v.to(matrix.dtype)
 
 
-def _vectors(state: Any, name: str, original: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+def _vectors(own: Any, state: Any, name: str, original: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the two vectors of the state, without gradients."""
-    found = state
-    for entry in ("parametrizations", name, "0"):
-        found = found.get(entry) if isinstance(found, Mapping) and len(found) == 1 else None
+    found = own.get("0") if isinstance(own, Mapping) and len(own) == 1 else None
     if not isinstance(found, Mapping) or set(found) != {"_u", "_v"}:
         raise LayerError(
             f"spectral_norm expected a state with '_u' and '_v' for 'parametrizations.{name}.0', "

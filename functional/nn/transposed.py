@@ -10,7 +10,7 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from ..initializers import Initializer
-from .checks import SPATIAL, Shape, check_bools, check_input, int_per_dim, positive_int
+from .checks import Shape, check_bools, check_maybe_batched, int_per_dim, positive_int
 from .layer import Layer, LayerError, Params
 from .parameters import check_parameters, check_same_dtype, weight_and_bias
 
@@ -36,7 +36,9 @@ def conv_transpose1d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the transposed convolution of inputs `(N, C, L)`; see `conv_transpose2d`.
+    """Return the transposed convolution of inputs `(N, C, L)` or `(C, L)`.
+
+    See `conv_transpose2d`.
 
     >>> import torch
     >>> from purefn.functional import random
@@ -64,7 +66,7 @@ def conv_transpose2d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the transposed convolution of inputs `(N, C, H, W)`.
+    """Return the transposed convolution of inputs `(N, C, H, W)` or `(C, H, W)`.
 
     It is the derivative of `conv2d` with the same options by its input, and so turns the shape of
     that layer's output into the shape of its input: in each spatial dimension the length becomes
@@ -135,7 +137,9 @@ def conv_transpose3d(
     weight_init: Initializer | None = None,
     bias_init: Initializer | None = None,
 ) -> Layer:
-    """Return the transposed convolution of inputs `(N, C, D, H, W)`; see `conv_transpose2d`.
+    """Return the transposed convolution of `(N, C, D, H, W)` or `(C, D, H, W)`.
+
+    See `conv_transpose2d`.
 
     >>> import torch
     >>> from purefn.functional import random
@@ -225,21 +229,22 @@ def _transposed(
         shapes["bias"] = (out_channels,)
 
     def init(key: Tensor, x: Any) -> Params:
-        check_input(name, x, ("N", "C", *SPATIAL[dims]))
-        if not x.shape[1] or x.shape[1] % groups:
+        check_maybe_batched(name, x, dims)
+        channels = x.shape[-dims - 1]
+        if not channels or channels % groups:
             raise LayerError(
                 f"{name} expected input channels, as many as a multiple of groups = {groups}, got "
                 f"shape {tuple(x.shape)}."
             )
         _check_output(geometry, x)
-        shape = (x.shape[1], out_channels // groups, *geometry.kernel_size)
+        shape = (channels, out_channels // groups, *geometry.kernel_size)
         return weight_and_bias(key, shape, x.dtype, bias, weight_init, bias_init, out_channels)
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
         check_parameters(name, params, shapes)
-        check_input(name, x, ("N", params["weight"].shape[0], *SPATIAL[dims]))
+        check_maybe_batched(name, x, dims, params["weight"].shape[0])
         check_same_dtype(name, x, params)
         _check_output(geometry, x)
         return _FUNCTIONS[dims](
@@ -258,7 +263,7 @@ def _transposed(
 
 def _check_output(geometry: _Geometry, x: Any) -> None:
     """Refuse an input that is empty, or of which the padding leaves no output."""
-    lengths = tuple(x.shape[2:])
+    lengths = tuple(x.shape[-len(geometry.kernel_size) :])
     outputs = geometry.output_lengths(lengths)
     if 0 in lengths or min(outputs) < 1:
         raise LayerError(

@@ -13,7 +13,9 @@ _MODULES = (
     "convolution",
     "dense",
     "embeddings",
+    "ensembles",
     "group_normalization",
+    "mixtures",
     "normalization",
     "padding",
     "parametric_activations",
@@ -23,7 +25,9 @@ _MODULES = (
     "reparameterization",
     "resampling",
     "shapes",
+    "sharing",
     "transposed",
+    "unpooling",
 )
 CASES = [case for name in _MODULES for case in importlib.import_module(f".{name}", __name__).CASES]
 

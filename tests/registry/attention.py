@@ -43,9 +43,30 @@ class Positions(torch.nn.Embedding):
         return x + self.weight[: x.shape[-2]]
 
 
-def decoder(**options):
-    """Return the decoder layer with a memory made of the sequence."""
-    layer = nn.transformer_decoder_layer(2, 8, **options)
+class DecoderStack(torch.nn.TransformerDecoder):
+    """torch's decoder with a memory made of the sequence."""
+
+    def forward(self, x):
+        return super().forward(x, 0.5 * x)
+
+
+class Both(torch.nn.Transformer):
+    """torch's encoder and decoder of one sequence."""
+
+    def forward(self, x):
+        return super().forward(0.5 * x, x)
+
+
+def both(layer):
+    """Return the layer of two sequences that are one."""
+    return nn.Layer(
+        lambda key, x: layer.init(key, (x, x)),
+        lambda params, x, **options: layer(params, (0.5 * x, x), **options),
+    )
+
+
+def with_memory(layer):
+    """Return the layer with a memory made of the sequence."""
     return nn.Layer(
         lambda key, x: layer.init(key, (x, x)),
         lambda params, x, **options: layer(params, (x, 0.5 * x), **options),
@@ -108,16 +129,41 @@ CASES = [
     ),
     Case(
         "transformer_decoder_layer",
-        decoder(dropout=0.0, bias=False),
+        with_memory(nn.transformer_decoder_layer(2, 8, dropout=0.0, bias=False)),
         Decoder(4, 2, 8, 0.0, bias=False, **TORCH),
         X,
     ),
     Case(
         "transformer_decoder_layer",
-        decoder(dropout=0.2, norm_first=True),
+        with_memory(nn.transformer_decoder_layer(2, 8, dropout=0.2, norm_first=True)),
         Decoder(4, 2, 8, 0.2, norm_first=True, **TORCH),
         X,
         variant="first",
         draws=True,
+    ),
+    Case(
+        "transformer_encoder",
+        nn.transformer_encoder(
+            nn.transformer_encoder_layer(2, 8, dropout=0.0, norm_first=True), 2, nn.layer_norm()
+        ),
+        torch.nn.TransformerEncoder(
+            torch.nn.TransformerEncoderLayer(4, 2, 8, 0.0, norm_first=True, **TORCH),
+            2,
+            torch.nn.LayerNorm(4),
+            enable_nested_tensor=False,
+        ),
+        X,
+    ),
+    Case(
+        "transformer_decoder",
+        with_memory(nn.transformer_decoder(nn.transformer_decoder_layer(2, 8, dropout=0.0), 1)),
+        DecoderStack(torch.nn.TransformerDecoderLayer(4, 2, 8, 0.0, **TORCH), 1),
+        X,
+    ),
+    Case(
+        "transformer",
+        both(nn.transformer(2, 1, 1, 8, dropout=0.0)),
+        Both(4, 2, 1, 1, 8, 0.0, **TORCH),
+        X,
     ),
 ]

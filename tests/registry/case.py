@@ -27,6 +27,8 @@ class Case:
     draws: bool = False
     #: Whether torch has a kernel in bfloat16 on the CPU.
     has_bfloat16: bool = True
+    #: Whether an example's output depends on the others of its batch, outside of training too.
+    mixes: bool = False
 
     def __post_init__(self):
         if not isinstance(self.layer, nn.Layer | nn.StatefulLayer):

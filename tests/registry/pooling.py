@@ -17,6 +17,21 @@ CASES = [
     Case(
         "avg_pool3d", nn.avg_pool3d(2), torch.nn.AvgPool3d(2), (2, 3, 4, 4, 4), has_bfloat16=False
     ),
+    Case(
+        "avg_pool2d",
+        nn.avg_pool2d(3, 2, 1, divisor_override=2),
+        torch.nn.AvgPool2d(3, 2, 1, divisor_override=2),
+        (2, 3, 8, 6),
+        variant="divisor",
+    ),
+    Case(
+        "avg_pool3d",
+        nn.avg_pool3d(2, divisor_override=3),
+        torch.nn.AvgPool3d(2, divisor_override=3),
+        (2, 3, 4, 4, 4),
+        variant="divisor",
+        has_bfloat16=False,
+    ),
     Case("lp_pool1d", nn.lp_pool1d(2, 2), torch.nn.LPPool1d(2, 2), (2, 3, 8)),
     Case(
         "lp_pool1d",

@@ -37,6 +37,20 @@ CASES = [
         for mode in ("linear", "bilinear", "bicubic", "trilinear")
     ],
     _upsample("size", _SHAPES[2], size=(3, 7)),
+    Case(
+        "upsample",
+        nn.upsample(scale_factor=2),
+        torch.nn.UpsamplingNearest2d(scale_factor=2),
+        _SHAPES[2],
+        variant="nearest2d",
+    ),
+    Case(
+        "upsample",
+        nn.upsample(size=(4, 7), mode="bilinear", align_corners=True),
+        torch.nn.UpsamplingBilinear2d((4, 7)),
+        _SHAPES[2],
+        variant="bilinear2d",
+    ),
     _upsample(
         "recompute",
         _SHAPES[2],

@@ -97,8 +97,9 @@ def test_refuses_options(options, message):
 @pytest.mark.parametrize(
     ("options", "shape", "message"),
     [
-        ({}, (8, 1, 9, 9), r"shape \(N, 3, H, W\), got \(8, 1, 9, 9\)"),
-        ({}, (3, 9, 9), r"shape \(N, 3, H, W\), got \(3, 9, 9\)"),
+        ({}, (8, 1, 9, 9), r"shape \(N, 3, H, W\) or \(3, H, W\), got \(8, 1, 9, 9\)"),
+        ({}, (1, 9, 9), r"shape \(N, 3, H, W\) or \(3, H, W\), got \(1, 9, 9\)"),
+        ({}, (3, 9), r"shape \(N, 3, H, W\) or \(3, H, W\), got \(3, 9\)"),
         ({}, (8, 3, 2, 9), r"its kernel, which spans 3 of 2 \+ 0 \+ 0 \(padding\)"),
         ({"dilation": 5}, (8, 3, 9, 9), "spans 11 of 9"),
         (

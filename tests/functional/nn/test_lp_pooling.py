@@ -63,8 +63,8 @@ def test_refuses_options(make, error, message):
 
 def test_refuses_inputs():
     layer = nn.lp_pool2d(2, 3)
-    with pytest.raises(nn.LayerError, match=r"lp_pool2d expected .*\(N, C, H, W\), got \(3, 4, 4"):
-        layer({}, torch.ones(3, 4, 4))
+    with pytest.raises(nn.LayerError, match=r"lp_pool2d expected .*\(C, H, W\), got \(4, 4\)"):
+        layer({}, torch.ones(4, 4))
     with pytest.raises(nn.LayerError, match=r"lp_pool2d expected .* as its kernel of \(3, 3\)"):
         layer({}, torch.ones(2, 3, 2, 4))
     with pytest.raises(nn.LayerError, match="lp_pool2d expected a floating-point input"):

@@ -1,8 +1,11 @@
+import copy
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import purefn.functional as pf
 from purefn.functional import nn, random, tree
 
 MODULES = {
@@ -175,3 +178,48 @@ def test_batch_norm_refusals():
         nn.batch_norm(momentum="slow")
     with pytest.raises(TypeError, match="affine, got 64; the input size is inferred"):
         nn.batch_norm(affine=64)
+
+
+HALVES = {
+    "layer_norm": (nn.layer_norm(), torch.nn.LayerNorm(64)),
+    "rms_norm": (nn.rms_norm(), torch.nn.RMSNorm(64)),
+    "softmax": (nn.lift(nn.softmax), torch.nn.Softmax(-1)),
+    "log_softmax": (nn.lift(nn.log_softmax), torch.nn.LogSoftmax(-1)),
+    "batch_norm": (nn.batch_norm(), torch.nn.BatchNorm1d(16)),
+    "untracked_batch_norm": (
+        nn.untracked_batch_norm(),
+        torch.nn.BatchNorm1d(16, track_running_stats=False),
+    ),
+    "group_norm": (nn.group_norm(4), torch.nn.GroupNorm(4, 16)),
+    "instance_norm": (nn.instance_norm(affine=True), torch.nn.InstanceNorm1d(16, affine=True)),
+}
+
+
+@pytest.mark.parametrize("name", list(HALVES))
+def test_norms_of_halves_err_no_more_than_torchs(name, from_module, run_layer):
+    """Output and gradients in bfloat16, measured against float64."""
+    layer, module = HALVES[name]
+    generator = torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(32, 16, 64, generator=generator) + 5).bfloat16()
+    cotangent = torch.randn(x.shape, generator=generator).bfloat16()
+
+    def of_torch(dtype):
+        own = copy.deepcopy(module).to(dtype)
+        given = x.to(dtype, copy=True).requires_grad_()
+        y = own(given)
+        y.backward(cotangent.to(dtype))
+        return [y.detach(), given.grad, *(p.grad for p in own.parameters())]
+
+    params, state = from_module(copy.deepcopy(module).bfloat16())
+
+    def objective(params, x):
+        y, _ = run_layer(layer, params, state, x, train=True)
+        return (y * cotangent).sum(), y
+
+    (of_params, of_x), y = pf.grad(objective, argnums=(0, 1), has_aux=True)(params, x)
+    ours = [y, of_x, *(of_params[key] for key, _ in module.named_parameters())]
+    exact, theirs = of_torch(torch.float64), of_torch(torch.bfloat16)
+    for found, reference, truth in zip(ours, theirs, exact, strict=True):
+        assert found.dtype == torch.bfloat16
+        error, bound = ((value.double() - truth).norm() for value in (found, reference))
+        assert error <= 1.02 * bound

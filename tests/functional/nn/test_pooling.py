@@ -135,10 +135,8 @@ def test_refuses_options(make, message):
 
 @pytest.mark.parametrize("layer", [nn.max_pool2d(2), nn.avg_pool2d(2)], ids=["max", "avg"])
 def test_refuses_inputs(layer):
-    with pytest.raises(
-        nn.LayerError, match=r"pool2d expected an input of shape \(N, C, H, W\), got \(3, 4, 4\)"
-    ):
-        layer({}, torch.ones(3, 4, 4))
+    with pytest.raises(nn.LayerError, match=r"\(N, C, H, W\) or \(C, H, W\), got \(4, 4\)"):
+        layer({}, torch.ones(4, 4))
     with pytest.raises(
         nn.LayerError, match=r"pool2d expected a floating-point input, got torch.uint8"
     ):

@@ -194,8 +194,7 @@ def test_parameters_and_states_that_do_not_fit():
 @pytest.mark.parametrize(
     ("arguments", "options", "error", "message"),
     [
-        ((torch.relu,), {}, TypeError, "expected a Layer, which has no state, got builtin"),
-        ((nn.batch_norm(),), {}, TypeError, "expected a Layer, .*, got StatefulLayer"),
+        ((torch.relu,), {}, TypeError, "expected a Layer.*, got builtin"),
         ((nn.linear(3), 0), {}, TypeError, "expected the name of a parameter, got 0"),
         ((nn.linear(3),), {"dim": "out"}, TypeError, "expected an integer for dim, got 'out'"),
     ],
@@ -212,3 +211,42 @@ def test_options_that_do_not_fit():
         nn.spectral_norm(nn.linear(3), n_power_iterations=0)
     with pytest.raises(ValueError, match="spectral_norm: expected a finite eps > 0, got 0"):
         nn.spectral_norm(nn.linear(3), eps=0)
+
+
+def test_spectral_norm_of_two_parameters_of_one_layer():
+    """torch's parametrizations of both weights of a cell, step by step."""
+    theirs = torch.nn.RNNCell(4, 3).double()
+    for name in ("weight_ih", "weight_hh"):
+        parametrizations.spectral_norm(theirs, name)
+    ours = nn.spectral_norm(nn.spectral_norm(nn.rnn_cell(3), "weight_ih"), "weight_hh")
+    x = torch.randn(2, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    buffers = {name for name, _ in theirs.named_buffers()}
+    values = {name: value.clone() for name, value in theirs.state_dict().items()}
+    params = tree.from_state_dict({n: v for n, v in values.items() if n not in buffers})
+    state = tree.from_state_dict({n: v for n, v in values.items() if n in buffers})
+    drawn = ours.init(random.key(0), x)
+    assert tree.structure(drawn) == tree.structure((params, state))
+    for train in (True, True, False):
+        theirs.train(train)
+        y, state = ours(params, state, x, train=train)
+        torch.testing.assert_close(y, theirs(x).detach(), rtol=1e-12, atol=1e-12)
+    after = tree.to_state_dict(state)
+    for name in buffers:
+        torch.testing.assert_close(after[name], theirs.state_dict()[name], rtol=1e-12, atol=1e-12)
+
+
+def test_spectral_norm_of_a_layer_with_a_state_of_its_own():
+    inside = nn.batch_norm()
+    layer = nn.spectral_norm(inside)  # of a vector: divided by its length
+    x = torch.randn(5, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    params, state = layer.init(random.key(0), x)
+    y, moved = layer(params, state, x, train=True)
+    scaled = {"weight": torch.full((3,), 3**-0.5, dtype=x.dtype), "bias": params["bias"]}
+    expected, expected_state = inside(scaled, inside.init(random.key(0), x)[1], x, train=True)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
+    assert tree.all(tree.map(torch.equal, moved, expected_state))
+
+
+def test_weight_norm_takes_no_state():
+    with pytest.raises(TypeError, match="weight_norm: expected a Layer, got StatefulLayer"):
+        nn.weight_norm(nn.batch_norm())

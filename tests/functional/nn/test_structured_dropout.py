@@ -142,9 +142,9 @@ def test_refusals(name):
 @pytest.mark.parametrize(
     ("layer", "shape", "message"),
     [
-        (nn.dropout1d(), (2, 3), r"dropout1d expected an input of shape \(N, C, L\), got \(2, 3\)"),
+        (nn.dropout1d(), (2,), r"dropout1d expected an input of shape \(N, C, L\), got \(2,\)"),
         (nn.dropout2d(), (2, 3, 4), r"dropout2d expected an input of shape \(N, C, H, W\), got"),
-        (nn.dropout3d(), (2, 3, 4, 5), r"dropout3d expected an input of shape \(N, C, D, H, W\)"),
+        (nn.dropout3d(), (2, 3, 4), r"dropout3d expected an input of shape \(N, C, D, H, W\)"),
         (nn.feature_alpha_dropout(), (2,), r"feature_alpha_dropout expected .*\(N, C, ...\), got"),
         (nn.drop_path(0.5), (), r"drop_path expected an input of shape \(N, ...\), got \(\)"),
     ],

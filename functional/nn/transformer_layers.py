@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from .. import random
 from ..abstract import ShapeDtype
+from ..initializers import Initializer, zeros
 from .activations import relu
 from .attention import multi_head_attention
 from .checks import check_bools, check_flag, check_input, positive_int
 from .combinators import check_names
 from .dense import linear
-from .layer import Layer, LayerError, Params, describe, lift
+from .layer import Layer, LayerError, Params, describe, in_part, lift
 from .normalization import layer_norm
 from .regularization import dropout as dropout_layer
 
@@ -34,6 +36,8 @@ def transformer_encoder_layer(
     norm_first: bool = False,
     bias: bool = True,
     causal: bool = False,
+    weight_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
 ) -> Layer:
     """Return attention within a sequence and a network for each of its positions.
 
@@ -66,6 +70,8 @@ def transformer_encoder_layer(
         Whether projections, network and norms have biases.
     causal
         Whether a position sees only itself and those before it.
+    weight_init, bias_init
+        Initializers in the place of the default ones, for every projection and the network.
 
     Raises
     ------
@@ -86,7 +92,7 @@ def transformer_encoder_layer(
     torch.Size([8, 5, 6])
     """
     name = "transformer_encoder_layer"
-    check_bools(name, causal=causal)
+    check_bools(name, causal=causal, norm_first=norm_first, bias=bias)
 
     def unpack(x: Any) -> tuple[Any, Sources]:
         if not isinstance(x, tuple):
@@ -95,11 +101,18 @@ def transformer_encoder_layer(
             raise LayerError(f"{name} expected a tensor or (x, mask), got {describe(x)}.")
         return x[0], [(None, x[1])]
 
-    attention = {
-        "self_attn": multi_head_attention(nhead, bias=bias, dropout=dropout, causal=causal)
-    }
+    attend = partial(
+        multi_head_attention, nhead, bias=bias, dropout=dropout, **_drawn(weight_init, bias_init)
+    )
     blocks = _Blocks.of(
-        name, attention, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias
+        name,
+        {"self_attn": attend(causal=causal)},
+        partial(linear, bias=bias, weight_init=weight_init, bias_init=bias_init),
+        dim_feedforward,
+        dropout,
+        activation,
+        layer_norm(eps=layer_norm_eps, bias=bias),
+        norm_first,
     )
     return _layer(blocks, unpack, uses_key=dropout > 0)
 
@@ -114,6 +127,8 @@ def transformer_decoder_layer(
     norm_first: bool = False,
     bias: bool = True,
     causal: bool = False,
+    weight_init: Initializer | None = None,
+    bias_init: Initializer | None = None,
 ) -> Layer:
     """Return attention within a sequence, attention to a memory, and a network for each position.
 
@@ -136,7 +151,7 @@ def transformer_decoder_layer(
     torch.Size([8, 5, 6])
     """
     name = "transformer_decoder_layer"
-    check_bools(name, causal=causal)
+    check_bools(name, causal=causal, norm_first=norm_first, bias=bias)
 
     def unpack(x: Any) -> tuple[Any, Sources]:
         if not isinstance(x, tuple) or len(x) not in (2, 3, 4) or x[1] is None:
@@ -147,12 +162,18 @@ def transformer_decoder_layer(
         x, memory, mask, memory_mask = (*x, None, None)[:4]
         return x, [(None, mask), (memory, memory_mask)]
 
-    attention = {
-        "self_attn": multi_head_attention(nhead, bias=bias, dropout=dropout, causal=causal),
-        "multihead_attn": multi_head_attention(nhead, bias=bias, dropout=dropout),
-    }
+    attend = partial(
+        multi_head_attention, nhead, bias=bias, dropout=dropout, **_drawn(weight_init, bias_init)
+    )
     blocks = _Blocks.of(
-        name, attention, dim_feedforward, dropout, activation, layer_norm_eps, norm_first, bias
+        name,
+        {"self_attn": attend(causal=causal), "multihead_attn": attend()},
+        partial(linear, bias=bias, weight_init=weight_init, bias_init=bias_init),
+        dim_feedforward,
+        dropout,
+        activation,
+        layer_norm(eps=layer_norm_eps, bias=bias),
+        norm_first,
     )
     return _layer(blocks, unpack, uses_key=dropout > 0)
 
@@ -163,43 +184,41 @@ class _Blocks:
 
     layer: str
     attention: dict[str, Layer]
+    dense: Callable[[int], Layer]
     linear1: Layer
     norms: dict[str, Layer]
     drop: Layer
     activation: Layer
     norm_first: bool
-    bias: bool
 
     @staticmethod
     def of(
         layer: str,
         attention: dict[str, Layer],
+        dense: Callable[[int], Layer],
         dim_feedforward: int,
         dropout: float,
         activation: Activation,
-        layer_norm_eps: float,
+        norm: Layer,
         norm_first: bool,
-        bias: bool,
     ) -> _Blocks:
         """Check the options."""
         positive_int(layer, "dim_feedforward", dim_feedforward)
-        check_bools(layer, norm_first=norm_first, bias=bias)
-        norm = layer_norm(eps=layer_norm_eps, bias=bias)
         return _Blocks(
             layer=layer,
             attention=attention,
-            linear1=linear(dim_feedforward, bias=bias),
+            dense=dense,
+            linear1=dense(dim_feedforward),
             norms={f"norm{index + 1}": norm for index in range(len(attention) + 1)},
             drop=dropout_layer(dropout),
             activation=lift(activation, "activation"),
             norm_first=norm_first,
-            bias=bias,
         )
 
     def parts(self, x: Any) -> dict[str, Layer]:
         """Return the parts for inputs like `x`, by name."""
         check_input(self.layer, x, ("...", "L", "E"))
-        linear2 = linear(x.shape[-1], bias=self.bias)
+        linear2 = self.dense(x.shape[-1])
         return {**self.attention, "linear1": self.linear1, "linear2": linear2, **self.norms}
 
     def init(self, key: Tensor, x: Any, sources: Sources) -> Params:
@@ -207,14 +226,14 @@ class _Blocks:
         parts = self.parts(x)
         keys = dict(zip(parts, random.split(key, len(parts)).unbind(0), strict=True))
         params = {
-            part: _named(part, layer.init, keys[part], (x, memory))
+            part: in_part(part, layer.init, keys[part], (x, memory))
             for (part, layer), (memory, _) in zip(self.attention.items(), sources, strict=True)
         }
-        params["linear1"] = _named("linear1", self.linear1.init, keys["linear1"], x)
+        params["linear1"] = in_part("linear1", self.linear1.init, keys["linear1"], x)
         inside = ShapeDtype(params["linear1"]["weight"].shape[:1], x.dtype)
-        params["linear2"] = _named("linear2", parts["linear2"].init, keys["linear2"], inside)
+        params["linear2"] = in_part("linear2", parts["linear2"].init, keys["linear2"], inside)
         for part, layer in self.norms.items():
-            params[part] = _named(part, layer.init, keys[part], x)
+            params[part] = in_part(part, layer.init, keys[part], x)
         return params
 
     def apply(
@@ -229,7 +248,7 @@ class _Blocks:
 
         def run(part: str, x: Any, key: Tensor | None = None) -> Any:
             own = params.get(part, {})
-            return _named(part, parts[part].apply, own, x, key=key, train=train)
+            return in_part(part, parts[part].apply, own, x, key=key, train=train)
 
         def dropped(x: Tensor) -> Any:
             return self.drop({}, x, key=next(keys), train=train)
@@ -250,13 +269,9 @@ class _Blocks:
         return x
 
 
-def _named(part: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Call a function of a part; an error says the part's name."""
-    try:
-        return function(*args, **options)
-    except LayerError as error:
-        error.path = (part, *error.path)
-        raise
+def _drawn(weight_init: Initializer | None, bias_init: Initializer | None) -> dict[str, Any]:
+    """Return the options of attention, whose biases are zero unless told."""
+    return {"weight_init": weight_init, "bias_init": bias_init or zeros}
 
 
 def _split(key: Tensor | None, count: int) -> list[Tensor | None]:
