@@ -2,7 +2,8 @@
 
 He et al. 2015, Deep residual learning for image recognition (arXiv:1512.03385), in torchvision's
 version, which strides in the 3 x 3 convolution of a bottleneck; Zagoruyko & Komodakis 2016, Wide
-residual networks (arXiv:1605.07146). Parameters and state have torchvision's names, so that
+residual networks (arXiv:1605.07146); Xie et al. 2016, Aggregated residual transformations for deep
+neural networks (arXiv:1611.05431). Parameters and state have torchvision's names, so that
 `tree.from_state_dict(weights)` loads them.
 """
 
@@ -82,6 +83,42 @@ def resnet101(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLa
     return _resnet(_bottleneck(1), 4, (3, 4, 23, 3), num_classes, in_channels)
 
 
+def resnet152(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
+    """Return ResNet-152, of bottlenecks; see `resnet18`.
+
+    >>> isinstance(resnet152(), nn.StatefulLayer)
+    True
+    """
+    return _resnet(_bottleneck(1), 4, (3, 8, 36, 3), num_classes, in_channels)
+
+
+def resnext50_32x4d(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
+    """Return ResNeXt-50, whose 3 x 3 convolutions have 32 groups of 4 channels; see `resnet18`.
+
+    >>> isinstance(resnext50_32x4d(), nn.StatefulLayer)
+    True
+    """
+    return _resnet(_bottleneck(2, groups=32), 4, (3, 4, 6, 3), num_classes, in_channels)
+
+
+def resnext101_32x8d(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
+    """Return ResNeXt-101 of 32 groups of 8 channels; see `resnet18`.
+
+    >>> isinstance(resnext101_32x8d(), nn.StatefulLayer)
+    True
+    """
+    return _resnet(_bottleneck(4, groups=32), 4, (3, 4, 23, 3), num_classes, in_channels)
+
+
+def resnext101_64x4d(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
+    """Return ResNeXt-101 of 64 groups of 4 channels; see `resnet18`.
+
+    >>> isinstance(resnext101_64x4d(), nn.StatefulLayer)
+    True
+    """
+    return _resnet(_bottleneck(4, groups=64), 4, (3, 4, 23, 3), num_classes, in_channels)
+
+
 def wide_resnet50_2(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
     """Return ResNet-50 with twice the channels inside its bottlenecks; see `resnet18`.
 
@@ -89,6 +126,20 @@ def wide_resnet50_2(num_classes: int = 1000, *, in_channels: int = 3) -> nn.Stat
     True
     """
     return _resnet(_bottleneck(2), 4, (3, 4, 6, 3), num_classes, in_channels)
+
+
+def wide_resnet101_2(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
+    """Return ResNet-101 with twice the channels inside its bottlenecks; see `resnet18`.
+
+    >>> isinstance(wide_resnet101_2(), nn.StatefulLayer)
+    True
+    """
+    return _resnet(_bottleneck(2), 4, (3, 4, 23, 3), num_classes, in_channels)
+
+
+def logits_layer(num_classes: int) -> nn.Layer:
+    """Return the last layer."""
+    return nn.linear(num_classes)
 
 
 def _resnet(
@@ -112,7 +163,7 @@ def _resnet(
         maxpool=nn.max_pool2d(3, stride=2, padding=1),
         **stages,
         avgpool=nn.global_avg_pool(),
-        fc=nn.linear(num_classes),
+        fc=logits_layer(num_classes),
     )
 
 
@@ -154,13 +205,13 @@ def _basic(width: int, stride: int) -> dict[str, Any]:
     }
 
 
-def _bottleneck(widening: int) -> Body:
+def _bottleneck(widening: int, groups: int = 1) -> Body:
     def body(width: int, stride: int) -> dict[str, Any]:
         return {
             "conv1": _convolution(width * widening, 1),
             "bn1": nn.batch_norm(),
             "relu1": nn.relu,
-            "conv2": _convolution(width * widening, 3, stride),
+            "conv2": _convolution(width * widening, 3, stride, groups),
             "bn2": nn.batch_norm(),
             "relu2": nn.relu,
             "conv3": _convolution(width * 4, 1),
@@ -170,12 +221,13 @@ def _bottleneck(widening: int) -> Body:
     return body
 
 
-def _convolution(out_channels: int, size: int, stride: int = 1) -> nn.Layer:
+def _convolution(out_channels: int, size: int, stride: int = 1, groups: int = 1) -> nn.Layer:
     return nn.conv2d(
         out_channels,
         size,
         stride=stride,
         padding=size // 2,
+        groups=groups,
         bias=False,
         weight_init=kaiming_normal(mode="fan_out", nonlinearity="relu"),
     )

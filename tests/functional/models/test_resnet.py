@@ -9,7 +9,8 @@ import purefn.functional as pf
 from purefn import data
 from purefn.functional import ShapeDtype, models, nn, random, tree
 
-NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2"]
+NAMES = ["resnet18", "resnet34", "resnet50", "resnet101", "wide_resnet50_2", "resnext50_32x4d"]
+LARGE = ["resnet152", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet101_2"]
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +40,16 @@ def split(module):
     return tree.from_state_dict(params), tree.from_state_dict(state)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *LARGE])
 def test_weights_have_torchvisions_names_and_shapes(torchvision, name):
     with torch.device("meta"):
-        module = getattr(torchvision, name)()
-    model = getattr(models, name)()
-    x = ShapeDtype((2, 3, 64, 64), torch.float32)
-    params, state = pf.eval_shape(model.init, random.key(0), x)
-    ours = {**tree.to_state_dict(params), **tree.to_state_dict(state)}
-    assert {name: (tuple(v.shape), v.dtype) for name, v in ours.items()} == {
-        name: (tuple(v.shape), v.dtype) for name, v in module.state_dict().items()
-    }
+        trees = split(getattr(torchvision, name)())
+    trees = tree.map(lambda leaf: ShapeDtype(leaf.shape, leaf.dtype), trees)
+    # A name too many is refused as well as one that is missing.
+    x = ShapeDtype((2, 3, 64, 64))
+    logits, after = pf.eval_shape(getattr(models, name)(), *trees, x)
+    assert logits == ShapeDtype((2, 1000))
+    assert after == trees[1]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,7 +109,7 @@ def test_compiled_equals_eager():
     torch.testing.assert_close(found, step(params, state, x), rtol=1e-4, atol=1e-5)
 
 
-def test_refusals():
+def test_refusals(torchvision):
     with pytest.raises(ValueError, match="resnet: expected num_classes >= 1, got 0"):
         models.resnet18(0)
     with pytest.raises(TypeError, match="resnet: expected an integer for in_channels"):
@@ -117,7 +117,7 @@ def test_refusals():
     model = models.resnet18(10, in_channels=1)
     with pytest.raises(nn.LayerError, match=r"shape \(N, 1, H, W\), got \(2, 3, 64, 64\)"):
         model.init(random.key(0), torch.zeros(2, 3, 64, 64))
-    params, state = model.init(random.key(0), torch.zeros(2, 1, 64, 64))
+    _, (params, state) = made(torchvision, "resnet18")
     del params["layer2"]["0"]["downsample"]["0"]
     with pytest.raises(nn.LayerError, match=r"model\['layer2'\]\['0'\]\['downsample'\]\['0'\]"):
-        model(params, state, torch.zeros(2, 1, 64, 64))
+        models.resnet18(10)(params, state, torch.zeros(2, 3, 64, 64))

@@ -1,0 +1,140 @@
+"""The decoder of an encoder-decoder, going on where it stopped."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import nn
+from ..nn.checks import check_input
+from ..nn.combinators import check_names, named_parts
+from ..nn.layer import describe
+
+_NAME = "encoder_decoder_transformer"
+
+#: What the sides of the model have besides their half of the transformer.
+_SIDES = {"encoder": ("source_embedding",), "decoder": ("target_embedding", "head")}
+
+
+@dataclass(frozen=True)
+class DecoderSizes:
+    """The options of a decoder that its computation depends on."""
+
+    target_embeddings: int
+    d_model: int
+    nhead: int
+    num_layers: int
+    activation: Callable[[Tensor], Tensor]
+    norm_first: bool
+
+
+def side(params: Any, half: str) -> nn.Params:
+    """Return the parameters of one side of the model, or refuse what are not the model's.
+
+    >>> params = {"source_embedding": 1, "transformer": {"encoder": 2, "decoder": 3}, "head": 4}
+    >>> side(params, "encoder")
+    {'transformer': {'encoder': 2}, 'source_embedding': 1}
+    """
+    names = ("source_embedding", "target_embedding", "transformer", "head")
+    parts = named_parts("model", (), dict.fromkeys(names, nn.identity))
+    check_names(_NAME, "parameters", parts, params)
+    both = params.get("transformer")
+    if not isinstance(both, Mapping) or set(both) != {"encoder", "decoder"}:
+        raise nn.LayerError(
+            f"{_NAME} expected 'transformer' as a dict of ['decoder', 'encoder'], got "
+            f" {describe(both)}."
+        )
+    own = {name: params[name] for name in _SIDES[half] if name in params}
+    return {"transformer": {half: both[half]}, **own}
+
+
+def cached_decoder(
+    init_params: Callable[[Tensor, Any], nn.Params],
+    sizes: DecoderSizes,
+    memory: Tensor,
+    mask: Tensor | None,
+    max_length: int,
+) -> nn.StatefulLayer:
+    """Return the layer from the next tokens `(N, L)` to their logits.
+
+    Its parameters are the whole model's, as `init_params` draws them for a source and a target. The
+    state is that of `nn.cached_attention` for each layer, and the `position` of the next token; it
+    begins as `{}`.
+    """
+    attention = nn.cached_attention(sizes.nhead, max_length)
+    table = nn.embedding(sizes.target_embeddings, sizes.d_model)
+    norm, head = nn.serial(norm=nn.layer_norm()), nn.serial(head=nn.linear(sizes.target_embeddings))
+    layers = [str(index) for index in range(sizes.num_layers)]
+
+    def beginning() -> nn.State:
+        depth = sizes.d_model // sizes.nhead
+        empty = memory.new_zeros(memory.shape[0], sizes.nhead, max_length, depth)
+        start = torch.zeros((), dtype=torch.int64, device=memory.device)
+        cache = {"keys": empty, "values": empty, "position": start}
+        return {"layers": dict.fromkeys(layers, cache), "position": start}
+
+    def init(key: Tensor, tokens: Any) -> tuple[nn.Params, nn.State]:
+        return init_params(key, (tokens, tokens)), beginning()
+
+    def apply(
+        params: nn.Params,
+        state: nn.State,
+        x: Any,
+        *,
+        key: Tensor | None = None,
+        train: bool = False,
+    ) -> tuple[Tensor, nn.State]:
+        check_input(f"{_NAME} (target)", x, (memory.shape[0], "L"), floating=False)
+        own, state = side(params, "decoder"), beginning() if state == {} else state
+        if not isinstance(state, Mapping) or set(state) != {"layers", "position"}:
+            raise nn.LayerError(
+                f"{_NAME} (decoder) expected a state of ['layers', 'position'] or {{}}, got "
+                f"{describe(state)}."
+            )
+        decoder, position = own["transformer"]["decoder"], state["position"]
+        x = math.sqrt(sizes.d_model) * table(own["target_embedding"], x)
+        x, caches = nn.sinusoidal_positions(x, position), {}
+        for index in layers:
+            at = decoder["layers"][index], state["layers"][index]
+            x, caches[index] = _advance(sizes, attention, *at, x, (memory, mask))
+        x = norm({"norm": decoder["norm"]}, x)
+        state = {"layers": caches, "position": position + x.shape[1]}
+        return head({"head": own["head"]}, x), state
+
+    return nn.StatefulLayer(init, apply, uses_key=False)
+
+
+def _advance(
+    sizes: DecoderSizes,
+    attention: nn.StatefulLayer,
+    params: nn.Params,
+    cache: nn.State,
+    x: Tensor,
+    source: tuple[Tensor, Tensor | None],
+) -> tuple[Tensor, nn.State]:
+    """Return what `nn.transformer_decoder_layer` makes of the next positions, and its new cache."""
+    across, norm = nn.multi_head_attention(sizes.nhead), nn.layer_norm()
+    inside = nn.linear(params["linear1"]["weight"].shape[0])
+    outside = nn.linear(sizes.d_model)
+
+    def within(x: Tensor) -> Tensor:
+        nonlocal cache
+        y, cache = attention(params["self_attn"], cache, x)
+        return y  # type: ignore[no-any-return]
+
+    def to_memory(x: Tensor) -> Tensor:
+        return across(params["multihead_attn"], (x, *source))  # type: ignore[no-any-return]
+
+    def network(x: Tensor) -> Tensor:
+        hidden = sizes.activation(inside(params["linear1"], x))
+        return outside(params["linear2"], hidden)  # type: ignore[no-any-return]
+
+    for index, block in enumerate((within, to_memory, network)):
+        own = params[f"norm{index + 1}"]
+        x = x + block(norm(own, x)) if sizes.norm_first else norm(own, x + block(x))
+    return x, cache
