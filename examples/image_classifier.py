@@ -1,13 +1,17 @@
-"""Train an image classifier with a pure, compiled training step.
+r"""Train an image classifier with a pure, compiled training step.
 
     python examples/image_classifier.py                        # handwritten digits, no download
-    python examples/image_classifier.py --dataset mnist --epochs 5
+    python examples/image_classifier.py --augment crop rotate cutout --ema 0.99
+    python examples/image_classifier.py --dataset cifar10 --model resnet18 --augment crop flip mixup
     python examples/image_classifier.py --dataset folder --root my_images --image-size 64
+    python examples/image_classifier.py --dataset folder --root my_images --image-size 224 \
+        --workers 4 --model resnet50 --pretrained --precision bfloat16
     python examples/image_classifier.py --resume               # go on after an interruption
 
 Every epoch ends with an evaluation on the test part and a checkpoint; the output folder then holds
-`checkpoint.safetensors`, `metrics.jsonl`, `curve.png`, `mistakes.png` and `confusion.png`. A run
-that is killed and resumed ends with the parameters, bit for bit, of one that never stopped.
+`checkpoint.safetensors`, `metrics.jsonl`, `curve.png`, `mistakes.png` and `confusion.png`, and
+with --augment `augmented.png`. A run that is killed and resumed ends with the parameters, bit for
+bit, of one that never stopped.
 """
 
 from __future__ import annotations
@@ -19,17 +23,29 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pictures
 import torch
 import tyro
+from classifiers import (
+    Change,
+    Classifier,
+    Network,
+    as_pixels,
+    make_augmentation,
+    make_classifier,
+    make_pretrained,
+)
 from torch import Tensor
 from tqdm import tqdm
 
 import purefn.functional as pf
 from purefn import data, optim
 from purefn.functional import losses, metrics, nn, random, tree
+
+Part = data.Dataset | data.ImageFiles
+Batches = data.Batches[tuple[Tensor, Tensor]] | data.ReadBatches[tuple[Tensor, Tensor]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,12 +54,27 @@ class Settings:
 
     dataset: Literal["digits", "mnist", "fashion_mnist", "cifar10", "folder"] = "digits"
     """What to learn. "folder" reads one folder of images per class below --root."""
-    model: Literal["mlp", "cnn"] = "cnn"
+    model: Network = "cnn"
+    """"vit" is a small one, and with --pretrained ViT-B/16."""
     optimizer: Literal["sgd", "adam", "adamw"] = "adam"
     epochs: int = 30
     lr: float | None = None
     """Learning rate; 0.001 unless given, 0.05 for sgd."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """"cosine" rises for a twentieth of all steps and then falls to 0."""
     batch_size: int = 64
+    accumulate: int = 1
+    """How many batches make a step of the optimizer."""
+    augment: tuple[Change, ...] = ()
+    """What happens to training images, in that order; mixtures come last."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the network computes in; parameters stay in float32."""
+    ema: float | None = None
+    """Evaluate an exponential moving average of the parameters with this decay, such as 0.999."""
+    pretrained: bool = False
+    """Start from torchvision's published weights, with a new last layer."""
+    weights: Path | None = None
+    """Folder with the files of published weights; without it torch's own, and downloads."""
     seed: int = 0
     device: str = "cuda" if torch.cuda.is_available() else "cpu"
     jit: bool = True
@@ -56,6 +87,8 @@ class Settings:
     """Where downloaded data is kept, or the folder of images."""
     image_size: int | None = None
     """For "folder": bring images to this height and width."""
+    workers: int = 0
+    """For "folder": this many processes read the images as they are needed; 0 reads all first."""
 
     @property
     def learning_rate(self) -> float:
@@ -64,95 +97,140 @@ class Settings:
 
     def remembered(self) -> dict[str, Any]:
         """Return what the numbers of a run depend on; a resumed run must have the same."""
-        names = ("dataset", "model", "optimizer", "batch_size", "seed", "image_size")
-        return {**{name: getattr(self, name) for name in names}, "lr": self.learning_rate}
+        names = "dataset model optimizer schedule batch_size accumulate augment precision ema"
+        names += " pretrained seed image_size" + (" epochs" if self.schedule == "cosine" else "")
+        remembered = {name: getattr(self, name) for name in names.split()}
+        return {**remembered, "augment": list(self.augment), "lr": self.learning_rate}
 
 
-def load_data(settings: Settings) -> tuple[data.Dataset, data.Dataset]:
-    """Return the train and test parts, normalized by statistics of the train part."""
+class Run(NamedTuple):
+    """All that a step changes."""
+
+    params: Any
+    model_state: Any
+    optimizer_state: Any
+
+
+def load_data(settings: Settings) -> tuple[Part, Part]:
+    """Return the train and test parts: in memory, on the device, or as files for the workers."""
     if settings.dataset == "digits":
-        parts = data.digits()
+        parts: tuple[Part, Part] = data.digits()
     elif settings.dataset == "folder":
         if settings.root is None:
             raise ValueError("--dataset folder needs --root, a folder with train/ and test/.")
+        if settings.workers:
+            if settings.image_size is None:
+                raise ValueError("--workers needs --image-size: no image is looked at before.")
+            return data.image_files(settings.root, size=settings.image_size)
         parts = data.image_folder(settings.root, size=settings.image_size)
     else:
         parts = getattr(data, settings.dataset)(settings.root, download=True)
-    statistics = data.STATISTICS.get(settings.dataset) or data.channel_statistics(parts[0].images)
-    train, test = (
-        dataclasses.replace(part, images=data.normalize(part.images, *statistics)) for part in parts
-    )
-    return tree.map(lambda leaf: leaf.to(settings.device), (train, test))
+    return tree.map(lambda leaf: leaf.to(settings.device), parts)
 
 
-def make_model(settings: Settings, classes: int) -> nn.Layer:
-    """Return a two-layer perceptron or a small convolutional network."""
-    if settings.model == "mlp":
-        return nn.serial(
-            flat=nn.flatten(),
-            hidden=nn.linear(256),
-            act=nn.relu,
-            drop=nn.dropout(0.2),
-            head=nn.linear(classes),
-        )
-    return nn.serial(
-        conv1=nn.conv2d(32, 3, padding=1),
-        act1=nn.relu,
-        pool1=nn.max_pool2d(2),
-        conv2=nn.conv2d(64, 3, padding=1),
-        act2=nn.relu,
-        pool2=nn.adaptive_avg_pool2d(4),
-        drop=nn.dropout(0.25),
-        flat=nn.flatten(),
-        hidden=nn.linear(128),
-        act3=nn.relu,
-        head=nn.linear(classes),
-    )
+def make_batches(settings: Settings, part: Part, batch_size: int, **options: Any) -> Batches:
+    """Return batches of images and labels on the device."""
+    if isinstance(part, data.ImageFiles):
+        device, workers = settings.device, settings.workers
+        return data.read_batches(part, batch_size, device=device, workers=workers, **options)
+    return data.batches(part, batch_size, **options)
 
 
-def make_optimizer(settings: Settings) -> optim.GradientTransformation:
-    """Return the optimizer, with gradients clipped to a global norm of 1."""
-    lr = settings.learning_rate
+def make_network(settings: Settings, train_set: Part, key: Tensor) -> Classifier:
+    """Return the network at its start, on the device."""
+    classes = len(train_set.classes)
+    if settings.pretrained:
+        made = make_pretrained(settings.model, classes, key, settings.weights)
+    else:
+        if isinstance(train_set, data.ImageFiles):
+            # Those of photographs: to know their own, all files would have to be read first.
+            pixels, statistics = as_pixels(train_set[0][0][None]), data.STATISTICS["imagenet"]
+        else:
+            pixels = train_set.images[:1]
+            known = data.STATISTICS.get(settings.dataset)
+            statistics = known or data.channel_statistics(train_set.images)
+        pixels, key = pixels.to(settings.device), key.to(settings.device)
+        made = make_classifier(settings.model, pixels, classes, statistics, key)
+    if settings.precision == "bfloat16":
+        made = made._replace(model=nn.precision(made.model, compute=torch.bfloat16))
+    params, state = tree.map(lambda leaf: leaf.to(settings.device), (made.params, made.state))
+    return made._replace(params=params, state=state)
+
+
+def make_optimizer(settings: Settings, steps: int) -> optim.GradientTransformation:
+    """Return the optimizer of that many steps, with gradients clipped to a global norm of 1."""
+    lr: Any = settings.learning_rate
+    if settings.schedule == "cosine":
+        rise = max(1, steps // 20)
+        fall = optim.schedules.cosine_decay(lr, max(1, steps - rise))
+        lr = optim.schedules.warmup(fall, rise)
     recipes = {
         "sgd": lambda: optim.sgd(lr, momentum=0.9, nesterov=True),
         "adam": lambda: optim.adam(lr),
         "adamw": lambda: optim.adamw(lr),
     }
-    return optim.chain(optim.clip_by_global_norm(1.0), recipes[settings.optimizer]())
+    parts = [optim.clip_by_global_norm(1.0), recipes[settings.optimizer]()]
+    if settings.ema is not None:
+        parts.append(optim.ema_params(settings.ema))
+    optimizer = optim.chain(*parts)
+    if settings.accumulate == 1:
+        return optimizer
+    return optim.multi_steps(optimizer, settings.accumulate)
 
 
-def make_step(model: nn.Layer, optimizer: optim.GradientTransformation) -> Callable[..., Any]:
-    """Return the training step, a pure function that uses up `params` and `state`."""
+def make_step(
+    classifier: Classifier,
+    optimizer: optim.GradientTransformation,
+    augment: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+) -> Callable[..., Any]:
+    """Return the training step, a pure function that uses up the run it is given."""
 
-    def loss(params: Any, images: Tensor, labels: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(params, images, key=key, train=True)
-        correct = metrics.accuracy(logits, labels)
-        return losses.cross_entropy(logits, labels).mean(), correct.mean()
+    def loss(
+        params: Any, state: Any, images: Tensor, labels: Tensor, key: Tensor
+    ) -> tuple[Tensor, Any]:
+        augment_key, drop_key = random.split(key).unbind()
+        pixels, targets = augment(augment_key, as_pixels(images), labels)
+        inputs = classifier.prepare(pixels)
+        logits, state = classifier.model(params, state, inputs, key=drop_key, train=True)
+        correct = metrics.accuracy(logits, labels).mean()
+        return losses.cross_entropy(logits, targets).mean(), (state, correct)
 
-    @pf.jit(donate_argnums=(0, 1))
+    @pf.jit(donate_argnums=0)
     def step(
-        params: Any, state: Any, images: Tensor, labels: Tensor, key: Tensor, number: int
-    ) -> tuple[Any, Any, Tensor]:
+        run: Run, images: Tensor, labels: Tensor, key: Tensor, number: int
+    ) -> tuple[Run, Tensor]:
         gradient = pf.value_and_grad(loss, has_aux=True)
-        (value, accuracy), grads = gradient(params, images, labels, random.fold_in(key, number))
-        updates, state = optimizer.update(grads, state, params)
-        return optim.apply_updates(params, updates), state, torch.stack([value, accuracy])
+        (value, (state, accuracy)), grads = gradient(
+            run.params, run.model_state, images, labels, random.fold_in(key, number)
+        )
+        updates, optimizer_state = optimizer.update(grads, run.optimizer_state, run.params)
+        params = optim.apply_updates(run.params, updates)
+        return Run(params, state, optimizer_state), torch.stack([value, accuracy])
 
     return step
 
 
-def make_evaluation(model: nn.Layer) -> Callable[[Any, data.Dataset], tuple[Tensor, Tensor]]:
+def make_evaluation(
+    settings: Settings, classifier: Classifier
+) -> Callable[[Run, Part], tuple[Tensor, Tensor]]:
     """Return a function giving the loss and the class probabilities of every image."""
 
     @pf.jit
-    def evaluate_batch(params: Any, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        logits = model(params, images)
+    def evaluate_batch(
+        params: Any, state: Any, images: Tensor, labels: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        inputs = classifier.prepare(as_pixels(images))
+        logits, _ = classifier.model(params, state, inputs)
         return losses.cross_entropy(logits, labels), torch.softmax(logits, 1)
 
-    def evaluate(params: Any, dataset: data.Dataset) -> tuple[Tensor, Tensor]:
-        parts = data.batches(dataset, min(1000, len(dataset)), key=None, epochs=1, drop_last=False)
+    def evaluate(run: Run, part: Part) -> tuple[Tensor, Tensor]:
+        averaged = settings.ema is not None
+        params = optim.get(run.optimizer_state, "average") if averaged else run.params
+        size = min(1000 if isinstance(part, data.Dataset) else settings.batch_size, len(part))
+        parts = make_batches(settings, part, size, key=None, epochs=1, drop_last=False)
         values, probabilities = zip(
-            *[evaluate_batch(params, images, labels) for images, labels in parts], strict=True
+            *[evaluate_batch(params, run.model_state, images, labels) for images, labels in parts],
+            strict=True,
         )
         return torch.cat(values), torch.cat(probabilities)
 
@@ -161,24 +239,23 @@ def make_evaluation(model: nn.Layer) -> Callable[[Any, data.Dataset], tuple[Tens
 
 def train_epoch(
     step: Callable[..., Any],
-    params: Any,
-    state: Any,
-    batches: data.Batches[tuple[Tensor, Tensor]],
+    run: Run,
+    batches: Batches,
     key: Tensor,
     progress: tqdm[Any],
-) -> tuple[Any, Any, dict[str, float]]:
-    """Take one step for each batch; return parameters, optimizer state and the mean metrics."""
+) -> tuple[Run, dict[str, float]]:
+    """Take one step for each batch; return the run and the mean metrics."""
     rows: list[Tensor] = []
     means: dict[str, float] = {}
     for number, (images, labels) in enumerate(batches, start=batches.start_step):
-        params, state, row = step(params, state, images, labels, key, number)
+        run, row = step(run, images, labels, key, number)
         rows.append(row)
         progress.update(len(labels))
         # Looking at a number waits for the device, so not at every step.
         if len(rows) % 20 == 0 or len(rows) == len(batches):
             means = summarize(torch.stack(rows), batches.start_step)
             progress.set_postfix({name: f"{value:.4f}" for name, value in means.items()})
-    return params, state, means
+    return run, means
 
 
 def summarize(rows: Tensor, first_step: int) -> dict[str, float]:
@@ -237,59 +314,76 @@ def train(settings: Settings) -> list[dict[str, Any]]:
     """Train, evaluate and save; return the metrics of every epoch."""
     prepare(settings)
     train_set, test_set = load_data(settings)
-    init_key, order_key, drop_key = random.split(random.key(settings.seed), 3)
-    drop_key = drop_key.to(settings.device)
+    init_key, order_key, step_key = random.split(random.key(settings.seed), 3)
+    step_key = step_key.to(settings.device)
 
-    model = make_model(settings, len(train_set.classes))
-    optimizer = make_optimizer(settings)
-    step, evaluate = make_step(model, optimizer), make_evaluation(model)
-
-    def epoch_batches(epoch: int) -> data.Batches[tuple[Tensor, Tensor]]:
+    def epoch_batches(epoch: int) -> Batches:
         size = settings.batch_size
-        start = epoch * (len(train_set) // size)
-        return data.batches(train_set, size, key=order_key, epochs=epoch + 1, start_step=start)
+        options = {"epochs": epoch + 1, "start_step": epoch * (len(train_set) // size)}
+        return make_batches(settings, train_set, size, key=order_key, **options)
 
-    images_per_epoch = len(epoch_batches(0)) * settings.batch_size
-    params = model.init(init_key.to(settings.device), train_set.images[:1])
-    start = {"params": params, "state": optimizer.init(params)}
+    steps_per_epoch = len(epoch_batches(0))
+    classifier = make_network(settings, train_set, init_key)
+    optimizer = make_optimizer(settings, settings.epochs * steps_per_epoch // settings.accumulate)
+    start = Run(classifier.params, classifier.state, optimizer.init(classifier.params))
+    classifier = classifier._replace(params=None, state=None)
+    augment = make_augmentation(settings.augment, len(train_set.classes))
+    step = make_step(classifier, optimizer, augment)
+    evaluate = make_evaluation(settings, classifier)
     checkpoint = settings.out / "checkpoint.safetensors"
     run, history = load_run(checkpoint, settings, start)
     save_metrics(checkpoint, history)
-    params, state = run["params"], run["state"]
-    del start, run  # or the first step could not take their memory
+    del start  # or the first step could not take their memory
 
     with tqdm(
-        total=settings.epochs * images_per_epoch,
-        initial=len(history) * images_per_epoch,
+        total=settings.epochs * steps_per_epoch * settings.batch_size,
+        initial=len(history) * steps_per_epoch * settings.batch_size,
         unit=" images",
         unit_scale=True,
         dynamic_ncols=True,
     ) as progress:
         for epoch in range(len(history), settings.epochs):
             progress.set_description(f"epoch {epoch + 1}/{settings.epochs}")
-            params, state, means = train_epoch(
-                step, params, state, epoch_batches(epoch), drop_key, progress
-            )
-            test_losses, probabilities = evaluate(params, test_set)
+            run, means = train_epoch(step, run, epoch_batches(epoch), step_key, progress)
+            test_losses, probabilities = evaluate(run, test_set)
+            labels = test_set.labels.to(settings.device)
             history.append(
                 {
                     "epoch": epoch + 1,
                     "train_loss": means["loss"],
                     "train_accuracy": means["accuracy"],
                     "test_loss": test_losses.mean().item(),
-                    "test_accuracy": metrics.accuracy(probabilities, test_set.labels).mean().item(),
+                    "test_accuracy": metrics.accuracy(probabilities, labels).mean().item(),
                 }
             )
-            save_run(checkpoint, settings, {"params": params, "state": state}, history)
-    report(settings, history, test_set, evaluate(params, test_set)[1])
+            save_run(checkpoint, settings, run, history)
+    report(settings, history, test_set, evaluate(run, test_set)[1])
+    if settings.augment:
+        show_augmented(settings, epoch_batches(0), augment, step_key)
     return history
 
 
+def show_augmented(
+    settings: Settings,
+    batches: Batches,
+    augment: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]],
+    key: Tensor,
+) -> None:
+    """Draw some training images and, below each, what the first four steps would make of it."""
+    images, labels = next(iter(batches))
+    pixels, labels = as_pixels(images[:10]), labels[:10]
+    keys = [random.split(random.fold_in(key, number))[0] for number in range(4)]
+    changed = [augment(augment_key, pixels, labels)[0] for augment_key in keys]
+    path = settings.out / "augmented.png"
+    pictures.draw_augmented(torch.stack([pixels, *changed]), settings.augment, path)
+
+
 def report(
-    settings: Settings, history: list[dict[str, Any]], test_set: data.Dataset, probabilities: Tensor
+    settings: Settings, history: list[dict[str, Any]], test_set: Part, probabilities: Tensor
 ) -> None:
     """Draw the pictures and say how well it went."""
-    confusion = metrics.confusion_matrix(probabilities, test_set.labels, len(test_set.classes))
+    labels = test_set.labels.to(settings.device)
+    confusion = metrics.confusion_matrix(probabilities, labels, len(test_set.classes))
     pictures.draw_curve(history, settings.out / "curve.png")
     pictures.draw_mistakes(test_set, probabilities, settings.out / "mistakes.png")
     pictures.draw_confusion(confusion, test_set.classes, settings.out / "confusion.png")
@@ -302,9 +396,14 @@ def report(
 
 def prepare(settings: Settings) -> None:
     """Find out now, not after the training, whether there is a device and a place for results."""
-    for name, value in (("epochs", settings.epochs), ("batch-size", settings.batch_size)):
-        if value < 1:
-            raise ValueError(f"--{name}: expected at least 1, got {value}.")
+    for name, least in (("epochs", 1), ("batch_size", 1), ("accumulate", 1), ("workers", 0)):
+        if (value := getattr(settings, name)) < least:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option}: expected at least {least}, got {value}.")
+    if settings.workers and settings.dataset != "folder":
+        raise ValueError(f"--workers is for --dataset folder, not {settings.dataset}.")
+    if settings.weights is not None and not settings.pretrained:
+        raise ValueError("--weights says where --pretrained finds its files; give both or none.")
     if settings.image_size is not None and settings.dataset != "folder":
         raise ValueError(f"--image-size is for --dataset folder, not {settings.dataset}.")
     if settings.root is not None and settings.dataset == "digits":

@@ -36,10 +36,12 @@ def draw_curve(history: list[dict[str, Any]], path: Path) -> None:
     _save(figure, path)
 
 
-def draw_mistakes(dataset: data.Dataset, probabilities: Tensor, path: Path) -> None:
+def draw_mistakes(
+    dataset: data.Dataset | data.ImageFiles, probabilities: Tensor, path: Path
+) -> None:
     """Draw the images whose wrong answers were given with most confidence, at most 24."""
-    confidence, predicted = probabilities.max(1)
-    wrong = torch.nonzero(predicted != dataset.labels)[:, 0]
+    confidence, predicted = probabilities.cpu().max(1)
+    wrong = torch.nonzero(predicted != dataset.labels.cpu())[:, 0]
     wrong = wrong[confidence[wrong].argsort(descending=True)]
     shown = wrong[:24].tolist()
     columns = min(max(len(shown), 1), 6)
@@ -52,11 +54,34 @@ def draw_mistakes(dataset: data.Dataset, probabilities: Tensor, path: Path) -> N
     for place in axes.flat:
         place.axis("off")
     for place, index in zip(axes.flat, shown, strict=False):
-        image = _visible(dataset.images[index])
+        in_memory = isinstance(dataset, data.Dataset)
+        image = _visible(dataset.images[index] if in_memory else dataset[index][0] / 255)
         place.imshow(image, cmap="gray" if image.ndim == 2 else None)
         answer = dataset.classes[int(predicted[index])]
         truth = dataset.classes[int(dataset.labels[index])]
         place.set_title(f"said {answer} ({confidence[index]:.0%})\nis {truth}", fontsize=9)
+    _save(figure, path)
+
+
+def draw_augmented(images: Tensor, names: Sequence[str], path: Path) -> None:
+    """Draw images of shape `(rows, n, channels, height, width)`, the originals in the first row."""
+    rows, columns = images.shape[:2]
+    figure, axes = pyplot.subplots(
+        *(rows, columns),
+        figsize=(1.1 * columns, 1.1 * rows + 0.5),
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle(
+        f"As they are, and what four steps make of them: {', '.join(names)}", fontsize=10
+    )
+    for place, image in zip(axes.flat, images.flatten(0, 1).cpu(), strict=True):
+        pixels = image[0] if len(image) == 1 else image.movedim(0, -1)
+        place.imshow(pixels.numpy(), cmap="gray", vmin=0, vmax=1)
+        place.set(xticks=[], yticks=[])
+    for place in axes[0]:
+        for side in place.spines.values():
+            side.set(color="tab:blue", linewidth=2)
     _save(figure, path)
 
 
@@ -234,6 +259,137 @@ def draw_signal(
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
+    _save(figure, path)
+
+
+def draw_ensemble(
+    means: Sequence[float],
+    singles: Sequence[float],
+    surest: dict[str, list[float]],
+    path: Path,
+) -> None:
+    """Draw the accuracy of means over the number of networks, and over the share answered."""
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    percent = [100 * accuracy for accuracy in singles]
+    spread = [1 + 0.5 * (index / len(singles) - 0.5) for index in range(len(singles))]
+    left.plot(spread, percent, "o", color="0.6", markersize=4, label="a single network")
+    counts = range(1, len(means) + 1)
+    left.plot(counts, [100 * accuracy for accuracy in means], "-", label="the mean of so many")
+    left.annotate(
+        f"{means[-1]:.1%}",
+        *((len(means), 100 * means[-1]), (-4, 6)),
+        textcoords="offset points",
+        ha="right",
+    )
+    left.set(title="Together they are right more often", xlabel="networks", xscale="log")
+    left.set_ylabel("test accuracy (%)")
+    _number(left.xaxis)
+    for name, accuracies in surest.items():
+        shares = [100 * count / len(accuracies) for count in range(1, len(accuracies) + 1)]
+        wrong = [100 * (1 - accuracy) for accuracy in accuracies]
+        right.plot(shares, wrong, label=name, color="0.6" if len(right.lines) == 0 else "tab:blue")
+    right.set(
+        title="They know better when they do not know",
+        xlabel="images answered, the surest first (%)",
+        ylabel="wrong answers among them (%)",
+        ylim=(0, None),
+    )
+    for axes, place in ((left, "lower right"), (right, "upper left")):
+        axes.grid(alpha=0.3)
+        axes.legend(loc=place)
+    _save(figure, path)
+
+
+def draw_disagreement(dataset: data.Dataset, probabilities: Tensor, path: Path) -> None:
+    """Draw the images about whose class the networks disagree most, with their votes."""
+    classes = len(dataset.classes)
+    votes = torch.nn.functional.one_hot(probabilities.argmax(-1), classes).double().mean(0)
+    entropy = -torch.xlogy(votes, votes).sum(-1)
+    shown = entropy.argsort(descending=True)[:12].tolist()
+    columns = min(len(shown), 6)
+    rows = -(-len(shown) // columns)
+    figure, grid = pyplot.subplots(
+        *(2 * rows, columns),
+        figsize=(1.8 * columns, 2.9 * rows + 0.6),
+        height_ratios=[2, 1] * rows,
+        squeeze=False,
+        layout="constrained",
+    )
+    figure.suptitle("Where the networks disagree most: their votes, and in black the truth")
+    pictures, votings = grid[::2].flat, grid[1::2].flat
+    for place in (*pictures[len(shown) :], *votings[len(shown) :]):
+        place.axis("off")
+    for index, picture, bars in zip(shown, pictures, votings, strict=False):
+        image = _visible(dataset.images[index])
+        picture.imshow(image, cmap="gray" if image.ndim == 2 else None)
+        picture.axis("off")
+        truth = int(dataset.labels[index])
+        colors = ["black" if label == truth else "tab:blue" for label in range(classes)]
+        bars.bar(range(classes), votes[index].tolist(), color=colors)
+        rotation = 90 if max(map(len, dataset.classes)) > 2 else 0
+        bars.set_xticks(range(classes), dataset.classes, fontsize=8, rotation=rotation)
+        bars.set(ylim=(0, 1), yticks=[])
+    _save(figure, path)
+
+
+def draw_bits(history: list[dict[str, Any]], tables: dict[str, float], path: Path) -> None:
+    """Draw the bits per character over the steps, and those of tables of counts as lines."""
+    steps = [entry["step"] for entry in history]
+    figure, axes = pyplot.subplots(figsize=(8, 4.8), layout="constrained")
+    for part, style in (("train", "--"), ("test", "-")):
+        bits = [entry[f"{part}_bits"] for entry in history]
+        axes.plot(steps, bits, style, marker="o", markersize=4, label=part)
+    for name, bits in tables.items():
+        axes.axhline(bits, color="0.4", linestyle=":", linewidth=1)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+        # Towards the end, where the curves should be far below.
+        axes.annotate(f"{name}: {bits:.2f}", (0.99, bits), (0, 4), ha="right", **place)
+    axes.set(
+        title="How well is the next character foreseen?",
+        xlabel="step",
+        ylabel="bits per character",
+        ylim=(0, 1.08 * max(*tables.values(), history[0]["test_bits"])),
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower left")
+    _save(figure, path)
+
+
+def draw_surprise(text: str, bits: Tensor, path: Path, columns: int = 88) -> None:
+    """Draw a text, each character on a ground that is the darker the less it was foreseen."""
+    cells, row, column = [], 0, 0
+    for character, value in zip(text, bits.tolist(), strict=True):
+        if column == columns:
+            row, column = row + 1, 0
+        # The end of a line was to be foreseen like any other character.
+        cells.append((row, column, "\u21b5" if character == "\n" else character, value))
+        row, column = (row + 1, 0) if character == "\n" else (row, column + 1)
+    grounds = torch.full((row + 1, max(cell[1] for cell in cells) + 1), math.nan)
+    for row, column, _, value in cells:
+        grounds[row, column] = value
+    size = (0.105 * grounds.shape[1] + 1.5, 0.19 * len(grounds) + 0.8)
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    picture = axes.imshow(
+        grounds.numpy(), cmap="OrRd", vmin=0, vmax=10, aspect="auto", interpolation="nearest"
+    )
+    for row, column, character, value in cells:
+        color = "0.6" if character == "\u21b5" else "white" if value > 7 else "black"
+        if character != " ":
+            axes.text(
+                column,
+                row,
+                character,
+                ha="center",
+                va="center",
+                color=color,
+                fontsize=8,
+                family="monospace",
+                parse_math=False,
+            )
+    axes.set(xticks=[], yticks=[], title="Held-out text: how surprising is each character?")
+    for side in axes.spines.values():
+        side.set_visible(False)
+    figure.colorbar(picture, ax=axes, label="bits", fraction=0.03, pad=0.01)
     _save(figure, path)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .convolutional import mnist_cnn
+from .gpt import gpt
 from .mlp import mlp
 from .resnet import resnet18
+from .resnet50 import resnet50
 from .transformer import transformer
 from .update import resnet50_update
 from .workload import Workload
@@ -21,7 +23,9 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
     "mlp-10x512": lambda: mlp(10, 512),
     "mnist-cnn": mnist_cnn,
     "resnet18": resnet18,
+    "resnet50": resnet50,
     "transformer": transformer,
+    "gpt": gpt,
     "resnet50-update": resnet50_update,
 }
 

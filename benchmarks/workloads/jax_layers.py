@@ -46,6 +46,14 @@ def layer_norm(params: Params, x: Array) -> Array:
     return (x - mean) * jax.lax.rsqrt(var + 1e-5) * params["weight"] + params["bias"]
 
 
+def causal_attention(qkv_BTC: Array, heads: int) -> Array:  # noqa: N803 - shape suffixes
+    """Return what each position gathers from itself and those before, of width `C / 3`."""
+    batch, tokens, width = qkv_BTC.shape
+    qkv = qkv_BTC.reshape(batch, tokens, 3, heads, width // 3 // heads)
+    y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True)
+    return y.reshape(batch, tokens, width // 3)
+
+
 def batch_norm(params: Params, state: Params, x: Array) -> tuple[Array, Params]:
     """Normalise each channel by the batch, and move the running statistics towards it."""
     mean, var = x.mean((0, 2, 3)), x.var((0, 2, 3))

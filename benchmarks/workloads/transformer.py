@@ -90,14 +90,7 @@ def _jax(params: Any, tokens: Any) -> Any:
     for index in range(LAYERS):
         block = params["blocks"][str(index)]
         qkv = linear(block["qkv"], norm(block["norm1"], x))
-        x = x + linear(block["out"], _jax_attention(qkv))
+        x = x + linear(block["out"], jax_layers.causal_attention(qkv, HEADS))
         hidden = jax.nn.gelu(linear(block["up"], norm(block["norm2"], x)), approximate=False)
         x = x + linear(block["down"], hidden)
     return linear(params["head"], norm(params["norm"], x))
-
-
-def _jax_attention(qkv_BTC: Any) -> Any:  # noqa: N803
-    batch, tokens, _ = qkv_BTC.shape
-    qkv = qkv_BTC.reshape(batch, tokens, 3, HEADS, WIDTH // HEADS)
-    y = jax.nn.dot_product_attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], is_causal=True)
-    return y.reshape(batch, tokens, WIDTH)

@@ -8,13 +8,22 @@ from benchmarks.workloads.update import resnet50_shapes
 from purefn.functional import tree
 
 
-@pytest.mark.parametrize("name", ["mlp-30x32", "mnist-cnn", "transformer"])
+@pytest.mark.parametrize("name", ["mlp-30x32", "mnist-cnn", "transformer", "gpt"])
 def test_eager_contenders_take_the_same_steps(name):
     workload = WORKLOADS[name]()
     names = available(workload, ["torch eager", "purefn eager", "torchopt", "jax"])
     losses = agreed_losses({name: CONTENDERS[name](workload) for name in names})
     first, second, third = losses["purefn eager"]
     assert first > second > third
+
+
+def test_resnet50_takes_the_same_steps():
+    """Large: on two images, which is what the batch norms need at least."""
+    workload = WORKLOADS["resnet50"]()
+    workload.batch = tuple(leaf[:2] for leaf in workload.batch)
+    names = available(workload, ["torch eager", "purefn eager", "jax"])
+    losses = agreed_losses({name: CONTENDERS[name](workload) for name in names})
+    assert len(set(losses["purefn eager"])) == 3
 
 
 def test_a_contender_that_computes_something_else_is_named():
@@ -36,6 +45,13 @@ def test_resnet18_is_the_published_one_with_the_small_stem():
     # torchvision's has 11,689,512 for 1000 classes and a 7 x 7 stem.
     parameters = sum(leaf.numel() for leaf in WORKLOADS["resnet18"]().module.parameters())
     assert parameters == 11_689_512 - (1000 - 10) * 513 - 64 * 3 * (49 - 9)
+
+
+def test_gpt_has_one_matrix_for_embedding_and_head():
+    module = WORKLOADS["gpt"]().module
+    block = 12 * 256**2 + 13 * 256
+    expected = (512 + 64) * 256 + 4 * block + 2 * 256
+    assert sum(leaf.numel() for leaf in module.parameters()) == expected
 
 
 def test_resnet50_has_the_published_shapes():

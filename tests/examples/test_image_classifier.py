@@ -1,5 +1,7 @@
 """The image classifier as a user runs it: a process with a command line and a folder of results."""
 
+import dataclasses
+import hashlib
 import importlib
 import json
 import os
@@ -13,6 +15,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from purefn.functional import models, random, tree
 
 ROOT = Path(__file__).parent.parent.parent
 PICTURES = ("curve.png", "mistakes.png", "confusion.png")
@@ -170,6 +174,116 @@ def test_a_folder_of_images(main, tmp_path):
     assert history(tmp_path / "out")[-1]["test_accuracy"] > 0.5
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--model", "resnet18"),
+        ("--model", "vit", "--precision", "bfloat16"),
+        ("--model", "cnn", "--optimizer", "sgd", "--schedule", "cosine", "--ema", "0.5"),
+    ],
+    ids=["resnet18", "vit", "cnn"],
+)
+def test_every_network_takes_steps(main, tmp_path, options):
+    root = write_folder(tmp_path / "images")
+    out = tmp_path / "out"
+    main(["--out", str(out), *FOLDER, "--root", str(root), *options])
+    assert len(history(out)) == 2
+    assert all(0 <= epoch["test_accuracy"] <= 1 for epoch in history(out))
+
+
+def test_a_resnet_hands_on_its_statistics(main, tmp_path):
+    root = write_folder(tmp_path / "images")
+    main(["--out", str(tmp_path / "out"), *FOLDER, "--root", str(root), "--model", "resnet18"])
+    held = load_file(tmp_path / "out" / "checkpoint.safetensors")
+    counts = [value for name, value in held.items() if name.endswith("num_batches_tracked")]
+    assert [int(count) for count in counts] == [6] * 20  # two epochs of three steps
+
+
+EVERYTHING = (
+    *("--augment", "crop", "resized-crop", "flip", "rotate", "color", "cutout", "erase"),
+    *("rand-augment", "trivial-augment", "mixup", "cutmix"),
+    *("--ema", "0.9", "--accumulate", "2", "--schedule", "cosine", "--precision", "bfloat16"),
+)
+
+
+def test_a_run_with_everything_resumes_bit_for_bit(main, tmp_path):
+    """Accumulation stops halfway: an epoch has three batches, a step two."""
+    root = write_folder(tmp_path / "images")
+    options = (*FOLDER[:-4], "--batch-size", "4", "--root", str(root), *EVERYTHING)
+    main(["--out", str(tmp_path / "whole"), *options, "--epochs", "3"])
+    assert (tmp_path / "whole" / "augmented.png").stat().st_size > 1000
+    unfinished = InterruptedError("the power went out")
+    module = importlib.import_module("image_classifier")
+    save = module.save_run
+
+    def save_once(path, settings, run, history):
+        save(path, settings, run, history)
+        raise unfinished
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "save_run", save_once)
+        with pytest.raises(SystemExit):
+            main(["--out", str(tmp_path / "parts"), *options, "--epochs", "3"])
+    main(["--out", str(tmp_path / "parts"), *options, "--epochs", "3", "--resume"])
+    same_run(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_augmentation_averaging_and_accumulation_change_the_run(main, tmp_path):
+    root = write_folder(tmp_path / "images")
+    losses = set()
+    for number, options in enumerate(
+        [(), ("--augment", "mixup"), ("--ema", "0.9"), ("--accumulate", "2")]
+    ):
+        out = tmp_path / str(number)
+        main(["--out", str(out), *FOLDER, "--root", str(root), "--epochs", "1", *options])
+        losses.add(history(out)[-1]["test_loss"])
+    assert len(losses) == 4
+
+
+def test_workers_change_nothing(main, tmp_path):
+    root = write_folder(tmp_path / "images")
+    for workers in ("1", "2"):
+        out = tmp_path / workers
+        options = ("--root", str(root), "--image-size", "12", "--workers", workers)
+        main(["--out", str(out), *FOLDER, *options, "--augment", "flip"])
+        assert len(history(out)) == 2
+    same_run(tmp_path / "1", tmp_path / "2")
+
+
+def test_a_file_that_a_worker_cannot_read_is_named(refused, tmp_path):
+    root = write_folder(tmp_path / "images")
+    (root / "train" / "cat" / "3.png").write_bytes(b"not an image")
+    options = ("--root", str(root), "--image-size", "12", "--workers", "1")
+    assert str(Path("train", "cat", "3.png")) in refused(tmp_path / "out", *FOLDER, *options)
+
+
+def test_pretrained_weights_are_fine_tuned(main, monkeypatch, tmp_path):
+    """From a file that has not the published digest, so what checks it is put aside."""
+    published = models.published_weights("resnet18")
+    network, weights = models.resnet18(), tmp_path / "weights"
+    params, state = network.init(random.key(0), torch.zeros(1, 3, 32, 32))
+    weights.mkdir()
+    torch.save(
+        {**tree.to_state_dict(params), **tree.to_state_dict(state)}, weights / published.file
+    )
+    digest = hashlib.sha256((weights / published.file).read_bytes()).hexdigest()
+    renamed = dataclasses.replace(published, file=f"resnet18-{digest[:8]}.pth", crop_size=32)
+    (weights / published.file).rename(weights / renamed.file)
+    monkeypatch.setattr(models.loading, "published_weights", lambda *_: renamed)
+    monkeypatch.setattr(models, "published_weights", lambda *_: renamed)
+    root = write_folder(tmp_path / "images")
+    options = ("--root", str(root), "--model", "resnet18", "--pretrained", "--weights")
+    rate = ("--lr", "1e-8", "--epochs", "1")
+    main(["--out", str(tmp_path / "out"), *FOLDER, *options, str(weights), *rate])
+    held = load_file(tmp_path / "out" / "checkpoint.safetensors")
+    (name,) = [name for name in held if name.endswith("params['layer4']['1']['conv2']['weight']")]
+    torch.testing.assert_close(
+        held[name], params["layer4"]["1"]["conv2"]["weight"], rtol=0, atol=1e-6
+    )
+    (head,) = [name for name in held if name.endswith("params['fc']['weight']")]
+    assert held[head].shape == (2, 512)
+
+
 def test_bad_folders_are_refused(refused, tmp_path):
     options = (*FOLDER, "--root")
     assert "--root" in refused(tmp_path / "out", *FOLDER)
@@ -196,6 +310,14 @@ def test_bad_settings_are_refused_before_training(refused, tmp_path):
     assert "--image-size" in refused(tmp_path, *SHORT, "--image-size", "3")
     assert "--root" in refused(tmp_path, *SHORT, "--root", "somewhere")
     assert "lr" in refused(tmp_path, *SHORT, "--lr", "-1")
+    assert "--accumulate" in refused(tmp_path, *SHORT, "--accumulate", "0")
+    assert "--workers" in refused(tmp_path, *SHORT, "--workers", "2")
+    assert "--workers" in refused(tmp_path, *SHORT, "--workers", "-1")
+    assert "--weights" in refused(tmp_path, *SHORT, "--weights", "somewhere")
+    assert "--pretrained" in refused(tmp_path, *SHORT, "--pretrained")
+    assert "decay" in refused(tmp_path, *SHORT, "--ema", "1.5")
+    options = ("--dataset", "folder", "--root", "somewhere", "--workers", "1")
+    assert "--image-size" in refused(tmp_path, *options)
     (tmp_path / "file").write_text("in the way")
     assert "cannot be written" in refused(tmp_path / "file", *SHORT)
 
@@ -231,6 +353,7 @@ def test_checkpoints_that_do_not_fit_are_refused(refused, uninterrupted, tmp_pat
     path.write_bytes(content)
     assert "model=mlp, not cnn" in refused(tmp_path, *SHORT, "--resume", "--model", "cnn")
     assert "seed=0, not 1" in refused(tmp_path, *SHORT, "--resume", "--seed", "1")
+    assert "ema=None, not 0.9" in refused(tmp_path, *SHORT, "--resume", "--ema", "0.9")
     path.write_bytes(content[: len(content) // 2])
     assert "damaged" in refused(tmp_path, *SHORT, "--resume")
     assert path.read_bytes() == content[: len(content) // 2]
