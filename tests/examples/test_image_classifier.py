@@ -258,7 +258,7 @@ def test_a_file_that_a_worker_cannot_read_is_named(refused, tmp_path):
 
 
 def test_pretrained_weights_are_fine_tuned(main, monkeypatch, tmp_path):
-    """From a file that has not the published digest, so what checks it is put aside."""
+    """From a file made here, which the table of published weights is told of."""
     published = models.published_weights("resnet18")
     network, weights = models.resnet18(), tmp_path / "weights"
     params, state = network.init(random.key(0), torch.zeros(1, 3, 32, 32))
@@ -269,19 +269,20 @@ def test_pretrained_weights_are_fine_tuned(main, monkeypatch, tmp_path):
     digest = hashlib.sha256((weights / published.file).read_bytes()).hexdigest()
     renamed = dataclasses.replace(published, file=f"resnet18-{digest[:8]}.pth", crop_size=32)
     (weights / published.file).rename(weights / renamed.file)
-    monkeypatch.setattr(models.loading, "published_weights", lambda *_: renamed)
-    monkeypatch.setattr(models, "published_weights", lambda *_: renamed)
+    table = importlib.import_module("purefn.functional.models.published")
+    monkeypatch.setattr(table, "PUBLISHED", {"resnet18": {"IMAGENET1K_V1": renamed}})
     root = write_folder(tmp_path / "images")
     options = ("--root", str(root), "--model", "resnet18", "--pretrained", "--weights")
     rate = ("--lr", "1e-8", "--epochs", "1")
     main(["--out", str(tmp_path / "out"), *FOLDER, *options, str(weights), *rate])
     held = load_file(tmp_path / "out" / "checkpoint.safetensors")
-    (name,) = [name for name in held if name.endswith("params['layer4']['1']['conv2']['weight']")]
     torch.testing.assert_close(
-        held[name], params["layer4"]["1"]["conv2"]["weight"], rtol=0, atol=1e-6
+        held["params.layer4.1.conv2.weight"],
+        params["layer4"]["1"]["conv2"]["weight"],
+        rtol=0,
+        atol=1e-6,
     )
-    (head,) = [name for name in held if name.endswith("params['fc']['weight']")]
-    assert held[head].shape == (2, 512)
+    assert held["params.fc.weight"].shape == (2, 512)
 
 
 def test_bad_folders_are_refused(refused, tmp_path):
