@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from purefn import data
@@ -174,7 +173,7 @@ def make_augmentation(
     def augment(key: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         images = change(random.fold_in(key, 0), images)
         if mixes:
-            labels = F.one_hot(labels, classes).to(images.dtype)
+            labels = torch.eye(classes, dtype=images.dtype, device=images.device)[labels]
         for number, mix in enumerate(mixes, start=1):
             images, labels = mix(random.fold_in(key, number), images, labels)
         return images, labels

@@ -32,7 +32,7 @@ def mixup(
         Shape `(N, C, H, W)`, floating-point.
     labels
         Shape `(N, classes)`, floating-point: probabilities. From class numbers:
-        `torch.nn.functional.one_hot(labels, classes).float()`.
+        `torch.eye(classes)[labels]`.
     alpha
         Positive. The smaller, the nearer are mixed images to one of the two; 1 is uniform.
 
@@ -125,8 +125,7 @@ def _check_pairs(name: str, images: Tensor, labels: Tensor, alpha: float) -> Non
     if not labels.is_floating_point():
         raise TypeError(
             f"{name}: expected labels to be probabilities of shape ({len(images)}, classes), got "
-            f"{labels.dtype}; class numbers become "
-            "`torch.nn.functional.one_hot(labels, classes).float()`."
+            f"{labels.dtype}; class numbers become `torch.eye(classes)[labels]`."
         )
     if labels.ndim != 2 or len(labels) != len(images):
         raise ValueError(

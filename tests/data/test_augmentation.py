@@ -371,7 +371,7 @@ REFUSED = [
     (lambda: augmentation.equalize(IMAGES[:, :2]), "1 or 3 channels"),
     (lambda: augmentation.random_erasing(KEY, IMAGES, scale=(0.0, 0.5)), "scale"),
     (lambda: augmentation.cutout(KEY, IMAGES, 0), "size"),
-    (lambda: augmentation.mixup(KEY, IMAGES, torch.arange(4)), "one_hot"),
+    (lambda: augmentation.mixup(KEY, IMAGES, torch.arange(4)), r"torch\.eye\(classes\)"),
     (lambda: augmentation.mixup(KEY, IMAGES, LABELS[:3]), r"labels of shape \(4, classes\)"),
     (lambda: augmentation.cutmix(KEY, IMAGES, LABELS, alpha=0.0), "alpha"),
     (lambda: augmentation.cutmix(KEY, IMAGES, [0, 1, 2, 3]), "labels to be a tensor"),
