@@ -114,7 +114,6 @@ def small_vit(classes: int, channels: int, height: int, width: int) -> nn.Layer:
         hidden_dim=64,
         mlp_dim=128,
         in_channels=channels,
-        dropout=0.1,
     )
 
 
