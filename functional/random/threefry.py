@@ -265,7 +265,8 @@ def named(x: Tensor) -> Tensor:
     uses the last one's words several times, that takes seconds. What `as_strided` views has a
     name; the kernel is the same.
     """
-    return x.as_strided(x.shape, x.stride()) if torch.compiler.is_compiling() else x
+    is_traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
+    return x.as_strided(x.shape, x.stride()) if is_traced else x
 
 
 def _rotate_left_int(x: int, r: int) -> int:
