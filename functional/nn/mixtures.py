@@ -137,10 +137,11 @@ def tracked_mixture_of_experts(
         check_parameters(name, state, dict.fromkeys(_LOAD, (num_experts,)))
         y, probabilities, chosen = mixture.apply(params, x, key, train)
         experts = torch.arange(num_experts, device=chosen.device)
-        is_chosen = (chosen[..., None] == experts).to(probabilities.dtype)
+        # The state keeps its dtype, which beside halves is that of the parameters.
+        dtype = state["probability"].dtype
         load = {
-            "dispatched": is_chosen.flatten(0, -2).mean(0),
-            "probability": probabilities.mean(0),
+            "dispatched": (chosen[..., None] == experts).to(dtype).flatten(0, -2).mean(0),
+            "probability": probabilities.to(dtype).mean(0),
         }
         return y, load
 

@@ -221,7 +221,7 @@ def test_losses_that_do_not_mix_are_not_refused():
 
     def normalized(params, x):
         y = F.group_norm(outputs(params, x), 2, params["scale"])
-        return F.layer_norm(y, (4,)).sin().sum(1)
+        return F.layer_norm(y, (4,)).sin() @ torch.arange(1.0, 5.0)
 
     for losses_fn in (with_penalty, normalized):
         assert clipped_grad(losses_fn, 1.0)(PARAMS, X).norms.isfinite().all()
