@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from typing import Any
 import pictures
 import torch
 import tyro
+from runs import check_place, load_run
 from torch import Tensor
 from tqdm import tqdm
 
@@ -159,27 +159,6 @@ def write(
     return data.decode(tokens[0], vocabulary)
 
 
-def load_run(path: Path, settings: Settings, start: Any) -> tuple[Any, list[dict[str, Any]]]:
-    """Return where to start from, and the metrics of the tests already done."""
-    if not path.exists():
-        if settings.resume:
-            print(f"no checkpoint in {path.parent}: starting from the beginning")
-        return start, []
-    if not settings.resume:
-        path.replace(path.with_name("previous.safetensors"))
-        return start, []
-    _, metadata = data.load_checkpoint(path)
-    now = settings.remembered()
-    for name, value in json.loads(metadata["settings"]).items():
-        if value != now[name]:
-            raise ValueError(
-                f"{path} was trained with {name}={value}, not {now[name]}: resume with the same "
-                "settings, or train into another --out."
-            )
-    run, _ = data.load_checkpoint(path, like=start)
-    return run, json.loads(metadata["history"])
-
-
 def save_run(path: Path, settings: Settings, run: Any, history: list[dict[str, Any]]) -> None:
     """Write the checkpoint, if the run is still sound, and the metrics that it holds too."""
     sound = all(leaf.isfinite().all() for leaf in tree.leaves(run))
@@ -296,7 +275,7 @@ def report(
 
 
 def prepare(settings: Settings) -> None:
-    """Find out now, not after the training, whether there is a device and a place for results."""
+    """Refuse settings that do not fit, before anything is trained."""
     for name in ("steps", "batch_size", "context", "layers", "heads", "width", "every"):
         if getattr(settings, name) < 1:
             option = name.replace("_", "-")
@@ -308,17 +287,7 @@ def prepare(settings: Settings) -> None:
         )
     if not 0 <= settings.temperature < math.inf:
         raise ValueError(f"--temperature: expected at least 0, got {settings.temperature}.")
-    try:
-        torch.zeros(1, device=settings.device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {settings.device} cannot be used: {reason}") from error
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=settings.out):
-            pass
-    except OSError as error:
-        raise ValueError(f"--out {settings.out} cannot be written: {error}") from error
+    check_place(settings.device, settings.out)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

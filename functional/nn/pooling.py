@@ -234,12 +234,16 @@ def _max_pool(
     dilation: IntOrInts,
     ceil_mode: bool,
 ) -> Layer:
-    windows = windows_of(
-        f"max_pool{dims}d", dims, kernel_size, stride, padding, dilation, ceil_mode
-    )
+    name = f"max_pool{dims}d"
+    windows = windows_of(name, dims, kernel_size, stride, padding, dilation, ceil_mode)
+    return max_over(windows, _MAX[dims], ceil_mode)
+
+
+def max_over(windows: Windows, kernel: Callable[..., Any], ceil_mode: bool) -> Layer:
+    """Return the layer that runs `kernel`, a maximum of torch's, over the windows."""
     return over_windows(
         windows,
-        lambda x: _MAX[dims](
+        lambda x: kernel(
             x, windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode
         ),
     )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checks import SPATIAL, check_maybe_batched, int_per_dim
 from .layer import Layer, LayerError, describe, lift
-from .pooling import Windows, over_windows, windows_of
+from .pooling import Windows, max_over, windows_of
 
 IntOrInts = int | Sequence[int]
 
@@ -163,12 +163,7 @@ def _with_indices(
 ) -> Layer:
     name = f"max_pool{dims}d_with_indices"
     windows = windows_of(name, dims, kernel_size, stride, padding, dilation, ceil_mode)
-    return over_windows(
-        windows,
-        lambda x: _MAX[dims](
-            x, windows.kernel_size, windows.stride, windows.padding, windows.dilation, ceil_mode
-        ),
-    )
+    return max_over(windows, _MAX[dims], ceil_mode)
 
 
 def _unpool(
