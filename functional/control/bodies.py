@@ -11,6 +11,7 @@ from .. import tree
 from ..staging import graphs
 from ..staging.control import Memory
 from ..staging.tracing import Recorder, Trace, recorder, stand_in
+from ..staging.valueless import Valueless
 from .flat import Flat
 
 
@@ -30,7 +31,8 @@ def trace_body(fun: Flat, examples: Sequence[Tensor]) -> Trace:
         fakes = [stand_in(inner.mode, example) for example in examples]
         for index, fake in enumerate(fakes):
             inner.add_input(fake, f"l{index}")
-        with inner.recording():
+        # On the way here torch puts the modes around a primitive aside.
+        with inner.recording(), Valueless():
             outputs = [output.contiguous() for output in fun(*fakes)]
             nodes = [inner.node(output) for output in outputs]
     inner.graph.output(tuple(nodes))

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from ..staging.tracing import Recorder, recorder
+from ..staging.valueless import Valueless
 from . import levels
 from .flat import Batch, Flat, mapped
 
@@ -92,7 +93,7 @@ def _abstractly(fun: Flat, examples: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return the outputs of `fun`, which closes over nothing, without values."""
     scout = Scout(_mode())
     arguments = [scout.stand_in(example) for example in examples]
-    with scout.alone():
+    with scout.alone(), Valueless():
         return fun(*arguments)
 
 

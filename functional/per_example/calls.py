@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from .. import tree
 from ..autodiff.inputs import Argnums, Inputs
 from ..border import argument_name, check_callable, describe, function_name, tensor_leaves
+from ..one_hot import ComparedOneHot
 from ..staging.errors import explaining
 
 #: `losses_fn(params, *batch)` returns one loss for each example.
@@ -65,7 +64,7 @@ class Call:
         parts = tree.unflatten(self._batch_structure, batch)
         for place, part in zip(self._places, parts, strict=True):
             args[place] = part
-        with explaining(f"{self.transform}({self.name})"), _BatchableOperators():
+        with explaining(f"{self.transform}({self.name})"), ComparedOneHot():
             output = self.losses_fn(*args)
         if not self.has_aux:
             return output, None
@@ -169,23 +168,6 @@ class Call:
                 f"{self.transform}: the leaves of the batch differ in length: {found}."
             )
         return next(iter(sizes))
-
-
-class _BatchableOperators(TorchFunctionMode):
-    """Writes what has no batching rule, but that torch could have, in operators that have one."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.nn.functional.one_hot:
-            return _one_hot(*args, **kwargs)
-        return func(*args, **kwargs)
-
-
-def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
-    if num_classes < 1:
-        return torch.nn.functional.one_hot(tensor, num_classes)
-    classes = torch.arange(num_classes, device=tensor.device)
-    return (tensor.unsqueeze(-1) == classes).long()
 
 
 def check_count(transform: str, name: str, count: int | None) -> None:

@@ -129,6 +129,8 @@ _INSTEAD = {
     "are shown; to see the value, return it and print it outside.",
     "numpy": f"{_NO_VALUES}numpy has nothing to compute with. Use the torch function of the same "
     "name, compute it outside and pass it as an argument, or mark it static (static_argnames).",
+    "classes": f"{_NO_VALUES}nobody knows the largest label. Give the number of classes: "
+    "`one_hot(labels, num_classes)`.",
     "stack": "`torch.tensor` reads numbers; join tensors with `torch.stack` or `torch.cat`.",
     "library": f"{_NO_VALUES}what is not written in torch operators cannot read one. Call it "
     "outside, or make it an operator with `torch.library.custom_op`.",

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 from torch._C import _functorch as functorch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -21,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import tree
 from ..border import describe
+from ..one_hot import compared
 from .errors import OUTLIVED, TraceError, ValuelessError
 
 
@@ -29,6 +31,8 @@ class Valueless(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func is F.one_hot:
+            return _one_hot(*args, **kwargs)
         question = _QUESTIONS.get(func)
         if question is None:
             return func(*args, **kwargs)
@@ -94,6 +98,17 @@ def _tensor(func: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> A
     if isinstance(args[0], Tensor):
         return func(*args, **kwargs)
     raise ValuelessError("gives a container of traced tensors to torch.tensor", "stack")
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    try:
+        return compared(tensor, num_classes)
+    except Exception as error:
+        if num_classes != -1:
+            raise
+        raise ValuelessError(
+            "leaves it to `one_hot` to find the number of classes", "classes"
+        ) from error
 
 
 _VALUE = _refuse("needs the value of a traced tensor", "value")

@@ -280,3 +280,15 @@ def test_autocast_casts_once(backend):
         exact, rounded = staged(x, w)
     torch.testing.assert_close(exact, x @ w)
     assert (exact.dtype, rounded.dtype) == (torch.float32, torch.bfloat16)
+
+
+def test_the_body_of_a_loop_shows_tensors_as_any_traced_function_does():
+    shown = []
+
+    def step(carry, x):
+        shown.append(str(x))
+        return carry + x, None
+
+    pf.jit(lambda xs: pf.scan(step, 0.0, xs)[0], backend="eager")(torch.ones(3))
+    assert len(shown) > 1
+    assert set(shown) == {"Traced(float32 of shape ())"}
