@@ -227,6 +227,36 @@ def test_losses_that_do_not_mix_are_not_refused():
         assert clipped_grad(losses_fn, 1.0)(PARAMS, X).norms.isfinite().all()
 
 
+def cancelling(outputs):
+    return outputs @ torch.ones(64) - outputs.sum(1)
+
+
+def test_a_loss_that_is_nothing_but_rounding_is_not_refused():
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(64, 300, generator=draw), torch.randn(5, 300, generator=draw)
+    gradient = clipped_grad(lambda w, x: cancelling((x @ w.T).sin()), 1.0)
+    assert gradient(weight, x).norms.max() < 1e-3
+
+
+def written(y):
+    buffer = torch.zeros(len(y))
+    buffer.copy_(y.mean())
+    return buffer
+
+
+@pytest.mark.parametrize("mixed", [torch.mean, written])
+def test_examples_that_mix_beside_what_cancels_are_refused(mixed):
+    draw = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(64, 300, generator=draw), torch.randn(5, 300, generator=draw)
+
+    def losses(weight, x):
+        y = (x @ weight.T).sin()
+        return cancelling(y) + 1e-5 * mixed(y)
+
+    with pytest.raises(ValueError, match="mix examples"):
+        clipped_grad(losses, 1.0)(weight, x)
+
+
 # --- What losses return --------------------------------------------------------------------------
 
 
