@@ -21,7 +21,7 @@ FOLDERS = {package: ROOT / folder for package, folder in SETUPTOOLS["package-dir
 
 #: From the ground up: a part imports its own floor and those below.
 FLOORS = [
-    {"polyfills", "random", "tree"},
+    {"one_hot", "polyfills", "random", "tree"},
     {"border"},
     {"abstract", "autodiff", "batching", "control", "staging"},
     {"curvature", "initializers", "interop", "losses", "metrics", "nn", "per_example"},

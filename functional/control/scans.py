@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,6 +19,11 @@ from . import flat
 from .checks import check_function, check_same, common_length
 from .closures import convert
 from .scan_primitive import loop
+
+#: What surrounds the one step that stands for as many as it is told.
+Around = Callable[[int], contextlib.AbstractContextManager[None]]
+#: Takes a step, the first carry, what to go through, its length, the direction and `unroll`.
+Run = Callable[..., tuple[list[Tensor], list[Tensor]]]
 
 
 def scan(
@@ -114,7 +120,7 @@ def scan(
         y_leaves, outputs.structure = tree.flatten(y)
         return (*tree.leaves(new), *y_leaves)
 
-    run = _eager if recorder() is None or length <= _unrolled.get() else _staged
+    run = _eager if recorder() is None else _recorded(length)
     carry_leaves, ys = run(step, init_leaves, xs_leaves, length, reverse, unroll)
     carry = tree.unflatten(carry_structure, carry_leaves)
     return carry, tree.unflatten(outputs.structure, ys)
@@ -186,7 +192,18 @@ def unrolled(length: int) -> Iterator[None]:
         _unrolled.reset(token)
 
 
+@contextlib.contextmanager
+def one_step_for_all(around: Around) -> Iterator[None]:
+    """Run a single step of every loop, within `around(length)`, for who counts what steps do."""
+    token = _around.set(around)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
 _unrolled = contextvars.ContextVar("unrolled", default=-1)
+_around: contextvars.ContextVar[Around | None] = contextvars.ContextVar("around", default=None)
 
 
 class _Outputs:
@@ -218,6 +235,28 @@ def _eager(
         return carry, [leaf.new_empty((0, *leaf.shape)) for leaf in y]
     ordered = reversed(rows) if reverse else rows
     return carry, [torch.stack(column) for column in zip(*ordered, strict=True)]
+
+
+def _recorded(length: int) -> Run:
+    """Return how a loop is run whose operations are recorded."""
+    if (around := _around.get()) is not None:
+        return functools.partial(_first, around)
+    return _eager if length <= _unrolled.get() else _staged
+
+
+def _first(
+    around: Around,
+    step: flat.Flat,
+    init: Sequence[Tensor],
+    xs: Sequence[Tensor],
+    length: int,
+    reverse: bool,
+    unroll: int,
+) -> tuple[list[Tensor], list[Tensor]]:
+    slices = [x[0] if length else x.new_zeros(x.shape[1:]) for x in xs]
+    with around(length):
+        carry, y = flat.split(step(*init, *slices), len(init))
+    return carry, [leaf.expand(length, *leaf.shape).contiguous() for leaf in y]
 
 
 def _staged(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from .. import random, tree
 from ..abstract import ShapeDtype, eval_shape
+from ..control.scans import one_step_for_all
 from .checks import positive_int
 from .layer import Layer, StatefulLayer
 from .tables import as_html, as_text, metric, size_in_bytes
@@ -38,7 +40,8 @@ class Row:
     flops
         Floating-point operations of one evaluation of it, without gradients: those of matrix
         products, convolutions and attention, a multiplication and an addition counted as two
-        (what papers call FLOPs is often half of that).
+        (what papers call FLOPs is often half of that). Every step of a `scan` counts; of a
+        `while_loop` and a `cond`, whose course depends on values, nothing does.
 
     Examples
     --------
@@ -156,12 +159,13 @@ def tabulate(layer: AnyLayer, x: Any) -> tuple[Row, ...]:
     x = _shapes(x)
     made = _shapes(layer.init(random.key(0).to("meta"), x))
     params, state = made if isinstance(layer, StatefulLayer) else (made, {})
-    counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+    counter = _Counter()
     seen: dict[str, _Seen] = {}
     observed: Any = _observed("", layer, counter, seen).apply
 
     def run(*arguments: Any) -> Any:
-        with counter:
+        # What a loop holds as a graph would not be seen.
+        with counter.mode, one_step_for_all(counter.repeated):
             return observed(*arguments)
 
     eval_shape(run, *((params, state) if isinstance(layer, StatefulLayer) else (params,)), x)
@@ -177,6 +181,29 @@ def _attention(query: Any, key: Any, value: Any, *options: Any, **named: Any) ->
 _COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
+class _Counter:
+    """Counts operations, those of one step of a loop as often as there are steps."""
+
+    def __init__(self) -> None:
+        self.mode = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+        #: How often what is run now would be run.
+        self.times = 1
+        self._of_other_steps = 0
+
+    def total(self) -> int:
+        """Return how many operations there have been."""
+        return int(self.mode.get_total_flops()) + self._of_other_steps
+
+    @contextlib.contextmanager
+    def repeated(self, length: int) -> Iterator[None]:
+        """Let what is run within stand for as many times."""
+        before, times = self.total(), self.times
+        self.times *= length
+        yield
+        self.times = times
+        self._of_other_steps += (length - 1) * (self.total() - before)
+
+
 @dataclass
 class _Seen:
     """What a part was seen to do."""
@@ -187,9 +214,7 @@ class _Seen:
     flops: int = 0
 
 
-def _observed(
-    path: str, layer: AnyLayer, counter: FlopCounterMode, seen: dict[str, _Seen]
-) -> AnyLayer:
+def _observed(path: str, layer: AnyLayer, counter: _Counter, seen: dict[str, _Seen]) -> AnyLayer:
     """Return the layer that writes down what it and its parts do, in order of their beginning."""
     inner: Any = layer
     if layer.parts and layer.rebuild is not None:
@@ -202,9 +227,9 @@ def _observed(
 
     def apply(*args: Any, **options: Any) -> Any:
         here = seen.setdefault(path, _Seen(layer.kind or _maker(layer)))
-        before = counter.get_total_flops()
+        before = counter.total()
         result = inner.apply(*args, **options)
-        here.flops += counter.get_total_flops() - before
+        here.flops += (counter.total() - before) * counter.times
         here.input = _shapes(args[-1])
         here.output = _shapes(result[0] if isinstance(layer, StatefulLayer) else result)
         return result

@@ -9,8 +9,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .cipher import named
 from .elementary import erf, erf_inv, fma, log, log1p
-from .threefry import Shape, encipher, named, word32, word64
+from .threefry import Shape, encipher, word32, word64
 
 Bound = float | Tensor
 

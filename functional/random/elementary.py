@@ -24,7 +24,8 @@ import torch
 from torch import Tensor
 
 from . import coefficients
-from .threefry import has_no_values, is_eager_on_cpu, named
+from .cipher import named
+from .threefry import has_no_values, is_eager_on_cpu
 
 
 def log(x: Tensor) -> Tensor:

@@ -13,17 +13,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Shape = Sequence[int]
-#: 32-bit words: an int32 tensor, or a Python integer of which the low 32 bits count.
-Words = TypeVar("Words", int, Tensor)
+from .cipher import enciphered, rotate_left_int, threefry2x32
 
-_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
-_PARITY = 0x1BD11BDA
+Shape = Sequence[int]
 _WORD = 0xFFFFFFFF
 #: Blocks enciphered at a time on a CPU, so that the working set stays in the cache.
 _CACHED_BLOCKS = 1 << 15
@@ -187,17 +183,17 @@ def _encipher_words(key: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Ten
     first, second = _key_words(key)
     if has_no_values():
         return high + first, low + second
-    return threefry2x32((first, second), (high, low), _rotate_left)
+    return enciphered(first, second, high, low)
 
 
 @contextlib.contextmanager
-def shapes_only() -> Iterator[None]:
+def shapes_only(is_so: bool = True) -> Iterator[None]:
     """Leave out the arithmetic of a draw, for who runs a function without values.
 
     The cipher and the inverse of the error function are hundreds of operations, and change no
-    shape.
+    shape. Within, a graph that is kept is recorded with `shapes_only(False)`.
     """
-    token = _no_values.set(True)
+    token = _no_values.set(is_so)
     try:
         yield
     finally:
@@ -207,71 +203,27 @@ def shapes_only() -> Iterator[None]:
 def has_no_values() -> bool:
     """Whether what is drawn is looked at by nobody.
 
+    It never is where no mode of torch's stands between Python and the values, as in a thread to
+    which this one's context was copied.
+
     >>> with shapes_only():
     ...     has_no_values()
-    True
+    False
     """
-    return not torch.compiler.is_compiling() and _no_values.get()
+    is_compiling = torch.compiler.is_compiling()
+    return not is_compiling and _no_values.get() and torch._C._len_torch_dispatch_stack() > 0
 
 
 def _encipher_few(numbers: Sequence[int], key: Tensor) -> tuple[Tensor, Tensor]:
     """Encipher numbers in Python, without a call of torch for each operation."""
     first, second = key.tolist()
     blocks = [
-        threefry2x32((first, second), (number >> 32, number & _WORD), _rotate_left_int)
+        threefry2x32((first, second), (number >> 32, number & _WORD), rotate_left_int)
         for number in numbers
     ]
     words = [[block[half] & _WORD for block in blocks] for half in (0, 1)]
     both = torch.tensor(words, dtype=torch.uint32, device=key.device).view(torch.int32)
     return both[0], both[1]
-
-
-def threefry2x32(
-    key: tuple[Words, Words],
-    block: tuple[Words, Words],
-    rotate_left: Callable[[Words, int], Words],
-) -> tuple[Words, Words]:
-    """Encipher blocks of two 32-bit words under a key of two words, in 20 rounds.
-
-        x0 <- x0 + x1
-        x1 <- rotate_left(x1, r) xor x0
-
-    After every fourth round the next two words of the key schedule are added.
-    """
-    schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    x0, x1 = block[0] + key[0], block[1] + key[1]
-    for injection in range(1, 6):
-        for rotation in _ROTATIONS[(injection - 1) % 2]:
-            x0 += x1
-            x1 = rotate_left(x1, rotation)
-            x1 ^= x0
-        x0 += schedule[injection % 3]
-        x1 += schedule[(injection + 1) % 3] + injection
-    return x0, x1
-
-
-def _rotate_left(x: Tensor, r: int) -> Tensor:
-    x = named(x)
-    carried = x >> (32 - r)
-    # The shift of a signed word copies the sign into the bits that have to be zero.
-    carried &= (1 << r) - 1
-    return carried.add_(x, alpha=1 << r)
-
-
-def named(x: Tensor) -> Tensor:
-    """Return `x`, as a result to which a compiler gives a name.
-
-    Inductor writes an unnamed result out anew wherever it is used. Over the rounds, each of which
-    uses the last one's words several times, that takes seconds. What `as_strided` views has a
-    name; the kernel is the same.
-    """
-    is_traced = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-    return x.as_strided(x.shape, x.stride()) if is_traced else x
-
-
-def _rotate_left_int(x: int, r: int) -> int:
-    x &= _WORD
-    return (x << r | x >> (32 - r)) & _WORD
 
 
 def _key_words(key: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from . import backends, graphs, schedule, tails
+from . import backends, ciphers, graphs, schedule, tails
 from .contractions import contract
 from .control import is_control
 from .tracing import Trace
@@ -79,6 +79,9 @@ def compile_pure(
     graph = graphs.functional(graph, traced.mode)
     if settings.contracts:
         graph = contract(graph, traced.mode).graph
+    if settings.backend != "eager" and not has_control:
+        graph = ciphers.together(graph, traced.mode)
+        graph = graphs.decompose(graph, traced.mode, ciphers.DEFINITION)
     if to_inductor:
         graph = graphs.decompose(graph, traced.mode, backends.decompositions())
         graph = graphs.without_repetition(graph)

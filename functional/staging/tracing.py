@@ -16,6 +16,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .. import tree
+from ..random.cipher import whole
+from ..random.threefry import shapes_only
 
 aten = torch.ops.aten
 
@@ -47,7 +49,7 @@ def trace(fun: Callable[[Sequence[Tensor]], tree.PyTree], inputs: Sequence[Tenso
     recorder = Recorder(mode)
     for index, fake in enumerate(fakes):
         recorder.add_input(fake, f"l{index}")
-    with recorder.recording(), _without_autocast_cache():
+    with recorder.recording(), _without_autocast_cache(), shapes_only(False):
         outputs = fun(fakes)
     leaves, structure = tree.flatten(outputs)
     recorder.graph.output(tuple([recorder.node(leaf) for leaf in leaves]))
@@ -124,7 +126,7 @@ class Recorder(TorchDispatchMode):
         """Record what is run within."""
         _active.recorders.append(self)
         try:
-            with self.mode, self:
+            with self.mode, self, whole():
                 yield
         finally:
             _active.recorders.pop()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextvars
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +14,7 @@ from torch import Tensor
 
 import purefn.functional as pf
 from purefn.functional import random
-from purefn.functional.random import elementary, threefry
+from purefn.functional.random import cipher, elementary, threefry
 
 MATRIX = torch.arange(12.0).reshape(4, 3)
 WEIGHTS = torch.tensor([0.2, 0.0, 0.5, 0.3])
@@ -119,6 +121,38 @@ def test_draws_without_values_have_the_shapes_of_draws_and_leave_these_as_they_a
         assert torch.equal(value, expected[name]), name
 
 
+def test_what_is_compiled_while_there_are_no_values_draws_all_the_same():
+    """As by a function that compiles what it needs at its first use."""
+    key, example = random.key(5), random.key(0)
+    draw = DRAWS["normal_torch.float32"]
+    kept = []
+
+    def lazy(key: Tensor) -> Tensor:
+        kept.append(pf.jit(draw, backend="eager").lower(example).compile())
+        kept.append(pf.make_graph(draw)(example).operators)
+        return draw(key)
+
+    pf.eval_shape(lazy, key)
+    assert torch.equal(kept[0](key), draw(key))
+    assert kept[1] == pf.make_graph(draw)(key).operators
+
+
+def test_other_threads_draw_while_there_are_no_values():
+    key = random.key(5)
+    draw = DRAWS["normal_torch.float32"]
+    drawn = []
+
+    def elsewhere(key_of_shape: Tensor) -> Tensor:
+        for context in (contextvars.Context(), contextvars.copy_context()):
+            thread = threading.Thread(target=lambda c=context: drawn.append(c.run(draw, key)))
+            thread.start()
+            thread.join()
+        return key_of_shape
+
+    pf.eval_shape(elsewhere, key)
+    assert [torch.equal(one, draw(key)) for one in drawn] == [True, True]
+
+
 @pytest.mark.parametrize("function", [elementary.log1p, elementary.erf_inv, elementary.erf])
 def test_fused_kernels_round_like_float64(function):
     x = -torch.linspace(0, 1, 100_001, dtype=torch.float32)[:-1]
@@ -145,7 +179,7 @@ def test_the_counter_has_two_words(start):
     run = threefry._encipher_run(start, 5, key)
     few = threefry._encipher_few(range(start, start + 5), key)
     assert torch.equal(torch.stack(run), torch.stack(few))
-    words = threefry.threefry2x32((0, 3), divmod(start, 1 << 32), threefry._rotate_left_int)
+    words = cipher.threefry2x32((0, 3), divmod(start, 1 << 32), cipher.rotate_left_int)
     assert [int(word[0]) & 0xFFFFFFFF for word in run] == [word & 0xFFFFFFFF for word in words]
 
 

@@ -1,5 +1,6 @@
 """Tables of models against torch's counter of operations and torchvision's published figures."""
 
+import math
 import re
 from html.parser import HTMLParser
 
@@ -8,6 +9,7 @@ import torch
 from registry import CASES
 from torch.utils.flop_counter import FlopCounterMode
 
+import purefn.functional as pf
 from purefn import data
 from purefn.functional import ShapeDtype, models, nn, random, tree
 
@@ -104,6 +106,105 @@ def test_attention_is_counted_as_by_torch():
     with FlopCounterMode(display=False) as counter:
         module(torch.empty(2, 5, 8, device="meta"), mask, is_causal=True)
     assert ours.flops == counter.get_total_flops()
+
+
+def test_parts_of_a_transformer_cost_what_torchs_do():
+    source, target = ShapeDtype((2, 5, 8)), ShapeDtype((2, 3, 8))
+    rows = nn.tabulate(nn.transformer(2, 1, 2, 16), (source, target))
+    by_path = {row.path: row for row in rows}
+    twin = torch.nn.Transformer(8, 2, 1, 2, 16, batch_first=True, device="meta")
+    with FlopCounterMode(display=False) as counter:
+        twin(torch.empty(2, 5, 8, device="meta"), torch.empty(2, 3, 8, device="meta"))
+    counted = {
+        name.removeprefix("Transformer").lstrip("."): sum(counts.values())
+        for name, counts in counter.get_flop_counts().items()
+        if name.startswith("Transformer")
+    }
+    assert by_path[""].flops == counter.get_total_flops()
+    assert len(set(counted) & set(by_path)) > 10
+    for name, row in by_path.items():
+        if name in counted:
+            assert row.flops == counted[name], name
+    for name, module in twin.named_modules():
+        if name in by_path:
+            expected = sum(parameter.numel() for parameter in module.parameters())
+            assert by_path[name].params == expected, name
+    assert by_path["decoder.layers.1.multihead_attn"].kind == "multi_head_attention"
+    assert by_path["decoder.layers.1.linear2"].output == target
+
+
+@pytest.mark.parametrize(
+    ("layer", "module"),
+    [
+        (nn.gru(3, num_layers=2), lambda: torch.nn.GRU(4, 3, 2, batch_first=True, device="meta")),
+        (nn.lstm(3), lambda: torch.nn.LSTM(4, 3, batch_first=True, device="meta")),
+    ],
+    ids=["gru", "lstm"],
+)
+def test_every_step_of_a_recurrence_counts(layer, module):
+    (row,) = nn.tabulate(layer, ShapeDtype((2, 7, 4)))
+    with FlopCounterMode(display=False) as counter:
+        module()(torch.empty(2, 7, 4, device="meta"))
+    assert row.flops == counter.get_total_flops()
+
+
+def looped(part, *lengths):
+    """Return the layer that applies a part in loops within loops."""
+
+    def apply(params, x, *, key=None, train=False):
+        def run(x, *lengths):
+            if not lengths:
+                return part(params["step"], x)
+            return pf.scan(lambda x, i: (run(x, *lengths[1:]), i), x, torch.arange(lengths[0]))[0]
+
+        return run(x, *lengths)
+
+    return nn.Layer(
+        lambda key, x: {"step": part.init(key, x)},
+        apply,
+        parts={"step": part},
+        rebuild=lambda parts: looped(parts["step"], *lengths),
+    )
+
+
+@pytest.mark.parametrize("lengths", [(3,), (4, 5), (10**6,), (0,)])
+def test_parts_inside_a_loop_cost_as_often_as_they_run(lengths):
+    inner = looped(nn.linear(4), 2)
+    rows = nn.tabulate(nn.serial(looped(inner, *lengths), nn.linear(4)), ShapeDtype((2, 4)))
+    (one,) = {row.flops for row in rows if row.path == "1"}
+    assert one == 2 * 2 * 4 * 4
+    inside = [row.flops for row in rows if row.path.startswith("0")]
+    assert inside == 3 * [2 * math.prod(lengths) * one]
+    assert rows[0].flops == inside[0] + one
+    assert [row.params for row in rows] == [40, 20, 20, 20, 20]
+    assert {row.output for row in rows} == {ShapeDtype((2, 4))}
+
+
+def test_what_loops_return_has_its_shape():
+    doubled = nn.serial(lambda x: pf.scan(lambda c, i: (c, (c @ c, i)), x, x)[1], lambda y: y[0])
+    assert nn.tabulate(doubled, ShapeDtype((4, 4)))[0].output == ShapeDtype((4, 4, 4))
+    mapped = nn.serial(lambda x: pf.map(lambda row: row @ row, x))
+    assert nn.tabulate(mapped, ShapeDtype((6, 4, 4)))[0].flops == 6 * 2 * 4**3
+
+
+def test_wrappers_show_what_they_wrap():
+    model, x = nn.serial(nn.linear(4), nn.relu, nn.linear(2)), ShapeDtype((3, 6))
+    paths = {
+        "lora": ["", "base", "base.0", "base.1", "base.2"],
+        "precision": ["", "0", "1", "2"],
+        "mixture_of_experts": ["", "router", "experts", "experts.0", "experts.1", "experts.2"],
+    }
+    layers = (
+        nn.lora(model, 2, alpha=1.0),
+        nn.precision(model),
+        nn.mixture_of_experts(model, 4, capacity_factor=1.5),
+    )
+    for (kind, expected), layer in zip(paths.items(), layers, strict=True):
+        rows = nn.tabulate(layer, x)
+        assert rows[0].kind == kind
+        assert [row.path for row in rows] == expected
+        assert rows[0].params == tree.size(layer.init(KEY, torch.ones(3, 6)))
+        assert rows[-1].flops > 0
 
 
 def test_an_ensemble_costs_its_members_and_tied_weights_nothing():
