@@ -44,6 +44,8 @@ def cast(tree: PyTree, dtype: torch.dtype) -> PyTree:
     >>> cast({"w": torch.ones(1), "step": torch.tensor(3)}, torch.bfloat16)
     {'w': tensor([1.], dtype=torch.bfloat16), 'step': tensor(3)}
     """
+    if not isinstance(dtype, torch.dtype):
+        raise TypeError(f"tree.cast: expected a torch.dtype for dtype, got {dtype!r}.")
     return map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
 
 
@@ -108,6 +110,10 @@ def mean(trees: Sequence[PyTree], weights: Sequence[float] | None = None) -> PyT
     >>> mean(soup, weights=[3, 1])
     {'w': tensor([1.5000, 3.0000])}
     """
+    if not isinstance(trees, Sequence):
+        raise TypeError(f"tree.mean: expected a list or tuple of trees, got {trees!r}.")
+    if not trees:
+        raise ValueError("tree.mean: expected at least one tree, got none.")
     stacked = stack(trees)
     for path, leaf in zip(path_strings(stacked, "trees[0]"), leaves(stacked), strict=True):
         if not (leaf.is_floating_point() or leaf.is_complex()):
@@ -201,6 +207,9 @@ def stack(trees: Sequence[PyTree]) -> PyTree:
     names = [f"trees[{index}]" for index in range(len(trees))]
     values, spec = flatten(trees[0])
     columns = _columns(spec, trees[0], trees[1:], names)
+    for path, leaf in zip(path_strings(trees[0], names[0]), values, strict=True):
+        if not isinstance(leaf, Tensor):
+            raise TypeError(f"tree.stack: expected tensors, {path} is {leaf!r}.")
     for name, column in zip(names[1:], columns, strict=True):
         _check_shapes("tree.stack", trees[0], names[0], column, name)
         for place, first, other in zip(path_strings(trees[0], name), values, column, strict=True):

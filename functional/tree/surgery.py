@@ -35,29 +35,39 @@ class At:
         Raises
         ------
         ValueError
-            There are several places, for which there is `get_all`.
+            There are several places, for which there is `get_all`, or two with one name.
 
         Examples
         --------
         >>> at({"encoder": {"weight": 1}, "head": 2}, "encoder").get()
         {'weight': 1}
         """
-        if len(self._places) > 1:
+        found = self.get_all()
+        if len(found) > 1:
             raise ValueError(
                 f"tree.at: expected one place to get, there are {self.names}; use get_all()."
             )
-        (value,) = self.get_all().values()
+        (value,) = found.values()
         return value
 
     def get_all(self) -> dict[str, PyTree]:
         """Return what stands at each place, by name.
 
+        Raises
+        ------
+        ValueError
+            Two places have one name, for there are keys with dots, or both 1 and "1".
+
+        Examples
+        --------
         >>> at({"a": {"bias": 1}, "b": {"bias": 2}}, "**.bias").get_all()
         {'a.bias': 1, 'b.bias': 2}
         """
         found = {}
 
         def keep(name: str, value: PyTree) -> PyTree:
+            if name in found:  # as {"a.b": 1, "a": {"b": 2}} has them
+                raise ValueError(f"tree.at: two places are called {name!r}.")
             found[name] = value
             return value
 

@@ -308,4 +308,4 @@ def choose(
 def all_finite(updates: tree.PyTree, like: Tensor) -> Tensor:
     """Return whether every element is finite, a 0-d tensor; it is where there is none."""
     finite = [leaf.isfinite().all().to(like.device) for leaf in tree.leaves(updates)]
-    return torch.stack(finite).all() if finite else torch.ones_like(like)
+    return torch.stack(finite).all() if finite else torch.ones_like(like, dtype=torch.bool)

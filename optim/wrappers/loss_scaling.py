@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -45,17 +46,18 @@ def dynamic_loss_scale(
         updates, state = optimizer.update(grads, state, params)
 
     Where a gradient is infinite or NaN, the step is skipped (updates are 0, the state inside
-    stays) and the scale multiplied by `backoff_factor`. After `growth_interval` finite steps in a
-    row it is multiplied by `growth_factor`, as long as it stays finite. Names, defaults and rules
-    are those of `torch.amp.GradScaler`; Micikevicius et al. 2017, Mixed precision training
-    (arXiv:1710.03740), section 3.2. bfloat16 has the range of float32 and needs no scale.
+    stays) and the scale multiplied by `backoff_factor`, as long as it stays above 0. After
+    `growth_interval` finite steps in a row it is multiplied by `growth_factor`, as long as it stays
+    finite. Names, defaults and rules are those of `torch.amp.GradScaler`; Micikevicius et al. 2017,
+    Mixed precision training (arXiv:1710.03740), section 3.2. bfloat16 has the range of float32 and
+    needs no scale.
 
     Parameters
     ----------
     inner
         What takes the step. Clipping and noise belong inside, after the division.
     init_scale
-        The first scale, a positive number.
+        The first scale, a positive number within the range of float32.
     growth_factor
         A number above 1.
     backoff_factor
@@ -83,6 +85,8 @@ def dynamic_loss_scale(
     """
     checks.transformation("dynamic_loss_scale: inner", inner)
     checks.positive("init_scale", init_scale)
+    if not isinstance(init_scale, Tensor) and not 0 < _in_float32(init_scale) < math.inf:
+        raise ValueError(f"init_scale: expected a number that float32 holds, got {init_scale}.")
     checks.above_one("growth_factor", growth_factor)
     checks.inner_fraction("backoff_factor", backoff_factor)
     checks.count("growth_interval", growth_interval)
@@ -101,22 +105,29 @@ def dynamic_loss_scale(
         checks.state("dynamic_loss_scale", state, DynamicLossScaleState)
         checks.trainable(updates, "updates")
         _check_range(updates)
-        finite = all_finite(updates, like=state.growth_tracker)
+        divided = _divided(updates, state.scale)  # which by a scale below 1 may overflow
+        finite = all_finite(divided, like=state.growth_tracker)
         updates, inner_state = update_if(
             finite,
             functools.partial(inner.update, **extra),
-            (_divided(updates, state.scale), state.inner_state, params),
+            (divided, state.inner_state, params),
             otherwise=tree.zeros_like,
         )
         grown = (state.scale * growth_factor).float()
         in_a_row = state.growth_tracker + 1
         is_time = finite & (in_a_row == growth_interval)
         scale = torch.where(is_time & grown.isfinite(), grown, state.scale)
-        scale = torch.where(finite, scale, (state.scale * backoff_factor).float())
+        smaller = (state.scale * backoff_factor).float()
+        smaller = torch.where(smaller > 0, smaller, state.scale)
+        scale = torch.where(finite, scale, smaller)
         in_a_row = torch.where(finite & ~is_time, in_a_row, 0)
         return updates, DynamicLossScaleState(scale, in_a_row, inner_state)
 
     return GradientTransformation(init, update)
+
+
+def _in_float32(number: float) -> float:
+    return torch.tensor(number, dtype=torch.float64).float().item()
 
 
 def _divided(updates: tree.PyTree, scale: Tensor) -> tree.PyTree:

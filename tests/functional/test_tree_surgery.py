@@ -167,6 +167,16 @@ def test_one_place_to_get():
         tree.at(PARAMS, "**.bias").get()
 
 
+def test_two_places_of_one_name_are_not_taken_for_one():
+    dotted, numbers = {"a.b": 1, "a": {"b": 2}}, collections.OrderedDict([(1, "x"), ("1", "y")])
+    for twice, name in ((dotted, "a.b"), (numbers, "1")):
+        places = tree.at(twice, name)
+        for get in (places.get, places.get_all):
+            with pytest.raises(ValueError, match=f"tree.at: two places are called '{name}'"):
+                get()
+        assert tree.leaves(places.set(0)) == [0, 0]
+
+
 def test_surgery_inside_a_transform():
     params = {"a": {"w": torch.arange(3.0)}, "b": torch.ones(3)}
 
@@ -235,10 +245,22 @@ def test_the_mean_refuses():
     ones = {"w": torch.ones(2)}
     with pytest.raises(TypeError, match=r"\['count'\] is torch.int64"):
         tree.mean([{"count": torch.tensor(3)}])
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match=r"tree.mean: expected at least one"):
         tree.mean([])
+    for trees in (ones, iter([ones])):
+        with pytest.raises(TypeError, match=r"tree.mean: expected a list or tuple of trees, got"):
+            tree.mean(trees)
+    for trees in ([{"w": 1.0}], [{"w": 1.0}, ones]):
+        with pytest.raises(TypeError, match=r"trees\[0\]\['w'\] is 1.0"):
+            tree.mean(trees)
     with pytest.raises(ValueError, match="shape"):
         tree.mean([ones, {"w": torch.ones(3)}])
     for weights in ([1], [1, -1], [0, 0], [1, float("inf")], [1, float("nan")]):
         with pytest.raises(ValueError, match="expected 2 finite weights"):
             tree.mean([ones, ones], weights)
+
+
+def test_a_cast_is_to_a_dtype():
+    for dtype in ("float16", torch.ones(1), float):
+        with pytest.raises(TypeError, match=r"tree.cast: expected a torch.dtype for dtype, got"):
+            tree.cast({"w": torch.ones(2)}, dtype)

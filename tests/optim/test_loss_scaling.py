@@ -77,6 +77,56 @@ def test_the_scale_stays_finite():
         assert [scale for _, scale in run] == [2.0**127] * 3
 
 
+def test_the_scale_stays_above_zero_and_parameters_finite():
+    """Where torch, after as many overflows, divides by zero."""
+    optimizer = optim.dynamic_loss_scale(optim.sgd(lr=1.0), init_scale=1e-30, growth_interval=1)
+    params = {"w": torch.ones(2)}
+    state = optimizer.init(params)
+    for _ in range(100):
+        _, state = optimizer.update({"w": torch.tensor([1.0, INF])}, state, params)
+    assert 0 < optim.get(state, "scale") < 1e-44
+    updates, after = optimizer.update({"w": torch.zeros(2)}, state, params)
+    assert torch.equal(updates["w"], torch.zeros(2))
+    assert optim.get(after, "scale") > optim.get(state, "scale")
+
+
+def test_a_gradient_that_overflows_in_the_division_is_skipped():
+    optimizer = optim.dynamic_loss_scale(optim.adam(lr=0.1), init_scale=0.5)
+    params = {"w": torch.ones(2)}
+    state = optimizer.init(params)
+    updates, after = optimizer.update({"w": torch.tensor([1.0, 3e38])}, state, params)
+    assert torch.equal(updates["w"], torch.zeros(2))
+    assert optim.get(after, "scale") == 0.25
+    assert tree.all(tree.map(torch.equal, after.inner_state, state.inner_state))
+
+
+@transforms
+def test_what_is_given_besides_reaches_the_inside_and_dtypes_stay(transform):
+    """Those of tensors without axes as well, which a scale in float32 would widen."""
+
+    seen = []
+
+    def update(updates, state, params=None, *, factor, **extra):
+        seen.append(updates["s"].dtype)
+        return tree.map(lambda update: (factor * update).to(update.dtype), updates), state
+
+    inner = optim.GradientTransformation(optim.identity().init, update)
+    optimizer = optim.dynamic_loss_scale(inner, init_scale=8.0)
+    params = {"s": torch.ones((), dtype=torch.bfloat16), "w": torch.ones(2)}
+    run = transform(lambda *given: optimizer.update(*given, factor=torch.tensor(3.0)))
+    updates, _ = run(params, optimizer.init(params), params)
+    assert {*seen, updates["s"].dtype} == {torch.bfloat16}
+    assert torch.equal(updates["w"], torch.full((2,), 0.375))
+
+
+@transforms
+def test_a_tree_without_leaves_is_finite(transform):
+    optimizer = optim.dynamic_loss_scale(optim.sgd(lr=1.0), init_scale=8.0, growth_interval=1)
+    updates, state = transform(optimizer.update)({}, optimizer.init({}), {})
+    assert updates == {}
+    assert optim.get(state, "scale") == 16.0
+
+
 def test_small_gradients_of_a_float16_network_arrive():
     """Gradients below float16's smallest number are 0 without the scale, and right with it."""
     model = nn.precision(nn.linear(1, bias=False), compute=torch.float16)
@@ -132,6 +182,9 @@ def test_refusals():
         optim.dynamic_loss_scale("sgd")
     with pytest.raises(ValueError, match="init_scale: expected a number greater than 0"):
         optim.dynamic_loss_scale(inner, init_scale=0.0)
+    for scale in (1e300, 1e-300):
+        with pytest.raises(ValueError, match="init_scale: expected a number that float32 holds"):
+            optim.dynamic_loss_scale(inner, init_scale=scale)
     with pytest.raises(ValueError, match="growth_factor: expected a number greater than 1"):
         optim.dynamic_loss_scale(inner, growth_factor=1.0)
     with pytest.raises(ValueError, match=r"backoff_factor: expected a number in \(0, 1\)"):
