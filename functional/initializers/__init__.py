@@ -2,7 +2,8 @@
 
 An initializer is called as `init(key, shape, dtype)`. `zeros`, `ones` and `eye` are initializers
 themselves; every other name here returns one: `kaiming_uniform()(key, shape, dtype)`. Values live
-on the device of the key. Shapes are torch's, `(out, in / groups, *kernel)`, and so
+on the device of the key; bfloat16 and float16 are drawn in float32 and rounded. Shapes are torch's,
+`(out, in / groups, *kernel)`, and so
 
     fan_in = in / groups * prod(kernel),    fan_out = out * prod(kernel).
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -49,6 +50,7 @@ def eye(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -
             [0., 1., 0.]])
     """
     threefry.check_key("eye", key)
+    shape = threefry.check_shape("eye", shape)
     if len(shape) != 2:
         raise ValueError(f"eye: expected a shape of two dimensions, got {tuple(shape)}.")
     return torch.eye(*shape, dtype=dtype, device=key.device)
@@ -60,10 +62,12 @@ def constant(value: float) -> Initializer:
     >>> constant(0.5)(random.key(0), (2,))
     tensor([0.5000, 0.5000])
     """
+    check_number("constant", "value", value)
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         threefry.check_key("constant", key)
-        return torch.full(tuple(shape), value, dtype=dtype, device=key.device)
+        shape = threefry.check_shape("constant", shape)
+        return torch.full(shape, value, dtype=dtype, device=key.device)
 
     return init
 
@@ -75,9 +79,16 @@ def uniform(minval: float = 0.0, maxval: float = 1.0) -> Initializer:
     >>> bool(values.min() >= -2), bool(values.max() < -1)
     (True, True)
     """
+    check_number("uniform", "minval", minval)
+    check_number("uniform", "maxval", maxval)
+    if not -math.inf < minval <= maxval < math.inf:
+        raise ValueError(
+            f"uniform: expected finite minval <= maxval, got minval={minval!r}, maxval={maxval!r}."
+        )
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return random.uniform(key, tuple(shape), dtype, minval, maxval)
+        shape = threefry.check_shape("uniform", shape)
+        return random.uniform(key, shape, drawing_dtype(dtype), minval, maxval).to(dtype)
 
     return init
 
@@ -88,9 +99,12 @@ def normal(stddev: float = 1.0, *, mean: float = 0.0) -> Initializer:
     >>> normal(0.02)(random.key(0), (3, 2)).shape
     torch.Size([3, 2])
     """
+    check_stddev("normal", stddev)
+    check_number("normal", "mean", mean)
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return mean + stddev * random.normal(key, tuple(shape), dtype)
+        shape = threefry.check_shape("normal", shape)
+        return (mean + stddev * random.normal(key, shape, drawing_dtype(dtype))).to(dtype)
 
     return init
 
@@ -101,14 +115,48 @@ def truncated_normal(
     """Return the initializer that draws from the normal distribution cut off on both sides.
 
     As in JAX, `lower` and `upper` count standard deviations from the mean (torch's `trunc_normal_`
-    has them as values), and `stddev` is that of the distribution before it is cut.
+    has them as values), and `stddev` is that of the distribution before it is cut; an infinite
+    bound cuts nothing off.
 
     >>> values = truncated_normal(0.5)(random.key(0), (100,))
     >>> bool(values.abs().max() <= 1.0)
     True
     """
+    caller = "truncated_normal"
+    check_stddev(caller, stddev)
+    for name, value in {"mean": mean, "lower": lower, "upper": upper}.items():
+        check_number(caller, name, value)
+    if not (lower < upper and lower < 5 and upper > -5):
+        raise ValueError(
+            f"{caller}: expected lower < upper, not both beyond 5 on one side, got "
+            f"lower={lower!r}, upper={upper!r}."
+        )
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return mean + stddev * random.truncated_normal(key, lower, upper, tuple(shape), dtype)
+        shape, wide = threefry.check_shape(caller, shape), drawing_dtype(dtype)
+        # Beyond, `erf` is 1 in this dtype, and one number in eight million would be the bound.
+        reach = 8.2 if wide == torch.float64 else 5.4
+        cut = random.truncated_normal(key, max(lower, -reach), min(upper, reach), shape, wide)
+        return (mean + stddev * cut).to(dtype)
 
     return init
+
+
+def drawing_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype to draw in: float32 for a half, whose own steps would shift the mean."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def check_number(caller: str, name: str, value: float) -> None:
+    """Refuse anything but a Python number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(
+            f"{caller}: expected {name} to be a Python number, got {type(value).__name__}."
+        )
+
+
+def check_stddev(caller: str, stddev: float) -> None:
+    """Refuse a standard deviation that is none."""
+    check_number(caller, "stddev", stddev)
+    if not 0 <= stddev < math.inf:
+        raise ValueError(f"{caller}: expected a finite stddev >= 0, got {stddev!r}.")

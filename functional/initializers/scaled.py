@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from .. import random
-from .plain import Initializer
+from ..random import threefry
+from .plain import Initializer, check_number, drawing_dtype
 
 Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 Distribution = Literal["uniform", "normal", "truncated_normal"]
@@ -25,6 +26,7 @@ def fans(shape: Sequence[int]) -> tuple[int, int]:
     >>> fans((32, 3, 5, 5))
     (75, 800)
     """
+    shape = threefry.check_shape("fans", shape)
     if len(shape) < 2:
         raise ValueError(
             f"fans: expected a shape (out, in, *kernel) of at least two dimensions, got "
@@ -55,6 +57,7 @@ def variance_scaling(
     >>> bool(weight.abs().max() <= 1.0)
     True
     """
+    check_number("variance_scaling", "scale", scale)
     if not 0 < scale < math.inf:
         raise ValueError(f"variance_scaling: expected a finite scale > 0, got {scale!r}.")
     if mode not in ("fan_in", "fan_out", "fan_avg", "fan_geo_avg"):
@@ -77,12 +80,15 @@ def variance_scaling(
             "fan_geo_avg": math.sqrt(fan_in * fan_out),
         }[mode]
         stddev = math.sqrt(scale / max(fan, 1))  # a fan of 0 belongs to a weight without elements
+        shape, wide = tuple(shape), drawing_dtype(dtype)
         if distribution == "uniform":
-            return stddev * math.sqrt(3) * random.uniform(key, tuple(shape), dtype, -1.0, 1.0)
-        if distribution == "normal":
-            return stddev * random.normal(key, tuple(shape), dtype)
-        cut = random.truncated_normal(key, -2.0, 2.0, tuple(shape), dtype)
-        return stddev / _TRUNCATED_STDDEV * cut
+            values = stddev * math.sqrt(3) * random.uniform(key, shape, wide, -1.0, 1.0)
+        elif distribution == "normal":
+            values = stddev * random.normal(key, shape, wide)
+        else:
+            cut = random.truncated_normal(key, -2.0, 2.0, shape, wide)
+            values = stddev / _TRUNCATED_STDDEV * cut
+        return values.to(dtype)
 
     return init
 
@@ -149,7 +155,7 @@ def xavier_uniform(gain: float = 1.0) -> Initializer:
     >>> xavier_uniform(calculate_gain("tanh"))(random.key(0), (3, 2)).shape
     torch.Size([3, 2])
     """
-    return variance_scaling(gain**2, "fan_avg", "uniform")
+    return variance_scaling(_squared("xavier_uniform", gain), "fan_avg", "uniform")
 
 
 def xavier_normal(gain: float = 1.0) -> Initializer:
@@ -158,7 +164,7 @@ def xavier_normal(gain: float = 1.0) -> Initializer:
     >>> xavier_normal()(random.key(0), (3, 2)).shape
     torch.Size([3, 2])
     """
-    return variance_scaling(gain**2, "fan_avg", "normal")
+    return variance_scaling(_squared("xavier_normal", gain), "fan_avg", "normal")
 
 
 def kaiming_uniform(
@@ -195,6 +201,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     1.6666666666666667
     """
     slope = 0.01 if param is None else param
+    check_number("calculate_gain", "param, the slope of leaky_relu,", slope)
     gains = {
         "linear": 1.0,
         "conv1d": 1.0,
@@ -212,3 +219,10 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     if nonlinearity not in gains:
         raise ValueError(f"calculate_gain: expected one of {sorted(gains)}, got {nonlinearity!r}.")
     return gains[nonlinearity]
+
+
+def _squared(caller: str, gain: float) -> float:
+    check_number(caller, "gain", gain)
+    if not 0 < gain < math.inf:
+        raise ValueError(f"{caller}: expected a finite gain > 0, got {gain!r}.")
+    return gain**2

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .. import random
-from .plain import Initializer, eye
+from ..random import threefry
+from .plain import Initializer, check_number, check_stddev, drawing_dtype, eye
 from .scaled import fans
 
 
@@ -24,9 +25,12 @@ def orthogonal(gain: float = 1.0) -> Initializer:
     >>> torch.allclose(weight @ weight.T, torch.eye(2), atol=1e-6)
     True
     """
+    check_number("orthogonal", "gain", gain)
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         fans(shape)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise TypeError(f"orthogonal: expected a floating-point dtype, got {dtype}.")
         rows, columns = shape[0], math.prod(shape[1:])
         wide = rows < columns
         precise = torch.float64 if dtype == torch.float64 else torch.float32
@@ -75,6 +79,8 @@ def dirac(groups: int = 1) -> Initializer:
             [[0., 0., 0.],
              [0., 1., 0.]]])
     """
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        raise TypeError(f"dirac: expected groups to be a Python integer, got {groups!r}.")
     if groups < 1:
         raise ValueError(f"dirac: expected groups >= 1, got {groups!r}.")
 
@@ -99,21 +105,26 @@ def sparse(sparsity: float, *, stddev: float = 0.01) -> Initializer:
     >>> (sparse(0.5)(random.key(0), (4, 3)) == 0).sum(dim=0)
     tensor([2, 2, 2])
     """
+    check_number("sparse", "sparsity", sparsity)
+    check_stddev("sparse", stddev)
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparse: expected a sparsity within [0, 1], got {sparsity!r}.")
 
     def init(key: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        shape = threefry.check_shape("sparse", shape)
         if len(shape) != 2:
             raise ValueError(f"sparse: expected a shape of two dimensions, got {tuple(shape)}.")
         value_key, order_key = random.split(key)
-        ranks = random.uniform(order_key, tuple(shape)).argsort(dim=0).argsort(dim=0)
+        ranks = random.uniform(order_key, shape).argsort(dim=0).argsort(dim=0)
         kept = ranks >= math.ceil(sparsity * shape[0])
-        return torch.where(kept, stddev * random.normal(value_key, tuple(shape), dtype), 0.0)
+        values = stddev * random.normal(value_key, shape, drawing_dtype(dtype))
+        return torch.where(kept, values, 0.0).to(dtype)
 
     return init
 
 
 def _check_convolution(name: str, shape: Sequence[int]) -> None:
+    shape = threefry.check_shape(name, shape)
     if len(shape) not in (3, 4, 5):
         raise ValueError(f"{name}: expected a shape (out, in, *kernel), got {tuple(shape)}.")
 

@@ -14,7 +14,7 @@ from .checks import (
     check_values,
     nan_unless,
 )
-from .reduction import example_mean
+from .reduction import example_mean, widened
 
 
 def bce(probabilities: Tensor, labels: Tensor, *, weight: Tensor | None = None) -> Tensor:
@@ -111,9 +111,10 @@ def bce_with_logits(
     check_pair("bce_with_logits", "logits", logits, "labels", labels)
     check_element_weight("bce_with_logits", weight, logits)
     _check_pos_weight(pos_weight, logits)
-    positive = labels if pos_weight is None else pos_weight * labels
-    values = -(positive * logsigmoid(logits) + (1 - labels) * logsigmoid(-logits))
-    return example_mean(values if weight is None else weight * values)
+    x, y = widened(logits), widened(labels)
+    positive = y if pos_weight is None else pos_weight * y
+    values = -(positive * logsigmoid(x) + (1 - y) * logsigmoid(-x))
+    return example_mean(values if weight is None else weight * values).to(logits.dtype)
 
 
 def _check_pos_weight(pos_weight: Tensor | None, logits: Tensor) -> None:

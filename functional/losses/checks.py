@@ -58,6 +58,13 @@ def check_number(caller: str, name: str, value: float) -> None:
         )
 
 
+def check_finite(caller: str, name: str, value: float) -> None:
+    """Refuse anything but a finite Python number."""
+    check_number(caller, name, value)
+    if not -math.inf < value < math.inf:
+        raise ValueError(f"{caller}: {name} must be finite, got {value}.")
+
+
 def check_at_least(caller: str, name: str, value: float, least: float) -> None:
     """Refuse anything but a finite Python number of at least `least`."""
     check_number(caller, name, value)
@@ -231,4 +238,4 @@ def values_are_visible(tensor: Tensor) -> bool:
         if torch._C._functorch.is_batchedtensor(tensor):
             return False
         tensor = torch._C._functorch.get_unwrapped(tensor)
-    return type(tensor) is Tensor and tensor.device.type != "meta"
+    return type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type != "meta"

@@ -144,6 +144,8 @@ def negative_log_likelihood(
     index = torch.where(named, labels, 0)
     log_p_y = log_p.gather(1, index.unsqueeze(1)).squeeze(1)
     weight_y = torch.ones_like(log_p_y) if weight is None else weight[index]
+    if weight is not None:
+        log_p_y = log_p_y.masked_fill((weight_y == 0) & (log_p_y == -math.inf), 0)
     # A product with NaN, unlike a fill, makes the gradient NaN as well.
     weight_y = weight_y.masked_fill(~(named | ignored), math.nan)
     return (-weight_y * log_p_y).masked_fill(ignored, 0)

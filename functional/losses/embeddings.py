@@ -8,7 +8,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .checks import check_above, check_number, check_pair, check_tensor, check_vectors, sign_labels
+from .checks import (
+    check_above,
+    check_finite,
+    check_number,
+    check_pair,
+    check_tensor,
+    check_vectors,
+    sign_labels,
+)
 from .distances import check_norm, distance
 from .reduction import example_mean, widened
 
@@ -46,7 +54,7 @@ def margin_ranking(first: Tensor, second: Tensor, labels: Tensor, *, margin: flo
     tensor([0., 2.])
     """
     check_pair("margin_ranking", "first", first, "second", second)
-    check_number("margin_ranking", "margin", margin)
+    check_finite("margin_ranking", "margin", margin)
     y = widened(sign_labels("margin_ranking", "labels", labels, first.shape, first))
     values = (-y * (widened(first) - widened(second)) + margin).clamp(min=0)
     return example_mean(values).to(first.dtype)
@@ -86,7 +94,7 @@ def hinge_embedding(distances: Tensor, labels: Tensor, *, margin: float = 1.0) -
     tensor([0.2500, 0.7500])
     """
     check_pair("hinge_embedding", "distances", distances, "distances", distances)
-    check_number("hinge_embedding", "margin", margin)
+    check_finite("hinge_embedding", "margin", margin)
     y = sign_labels("hinge_embedding", "labels", labels, distances.shape, distances)
     x = widened(distances)
     values = torch.where(y == 1, x, (margin - x).clamp(min=0)) * y.abs()

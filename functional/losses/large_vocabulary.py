@@ -250,7 +250,9 @@ def _cluster_shapes(
 def _uniform(key: Tensor, shape: tuple[int, ...], fan_in: int, dtype: torch.dtype) -> Tensor:
     """Draw as `torch.nn.Linear` does, uniform within `±1 / sqrt(fan_in)`."""
     bound = fan_in**-0.5
-    return random.uniform(key, shape, dtype, minval=-bound, maxval=bound)
+    # A half is drawn in float32, as its own steps would shift the mean.
+    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    return random.uniform(key, shape, wide, minval=-bound, maxval=bound).to(dtype)
 
 
 def _check_linear(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -9,8 +9,8 @@ from torch.nn.functional import logsigmoid
 from .checks import (
     INTEGER_DTYPES,
     check_class_weight,
+    check_finite,
     check_logits,
-    check_number,
     check_pair,
     check_tensor,
     check_values,
@@ -203,7 +203,7 @@ def multi_margin(
     """
     if isinstance(p, bool) or p not in (1, 2):
         raise ValueError(f"multi_margin: p must be 1 or 2, got {p!r}.")
-    check_number("multi_margin", "margin", margin)
+    check_finite("multi_margin", "margin", margin)
     x, index, factor = _of_class("multi_margin", scores, labels)
     check_class_weight("multi_margin", weight, scores)
     # relu, and not clamp: torch has the derivative 0 at the hinge here.

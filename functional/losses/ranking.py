@@ -50,7 +50,9 @@ def ranking_softmax(scores: Tensor, relevances: Tensor, *, mask: Tensor | None =
     """
     s, y, valid = _checked("ranking_softmax", scores, relevances, mask)
     log_sum = log_sum_exp(s.masked_fill(~valid, -math.inf), 1).unsqueeze(1)
-    return (y * (log_sum - s)).masked_fill(~valid, 0).sum(1).to(scores.dtype)
+    impossible = (y == 0) & (s == -math.inf)
+    surprise = log_sum - s.masked_fill(impossible, 0)
+    return (y * surprise).masked_fill(~valid, 0).sum(1).to(scores.dtype)
 
 
 def list_mle(scores: Tensor, relevances: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -166,7 +168,8 @@ def _pairs(
     """Return the gaps `s_i - s_j` of shape `(N, L, L)`, and which of them are to be positive."""
     s, y, valid = _checked(caller, scores, relevances, mask)
     pairs = (y.unsqueeze(2) > y.unsqueeze(1)) & valid.unsqueeze(2) & valid.unsqueeze(1)
-    return s.unsqueeze(2) - s.unsqueeze(1), pairs
+    # Filled here, as the gap of a score of -inf from itself has a derivative of NaN.
+    return (s.unsqueeze(2) - s.unsqueeze(1)).masked_fill(~pairs, 0), pairs
 
 
 def _mean_of_pairs(values: Tensor, pairs: Tensor) -> Tensor:

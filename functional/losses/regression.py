@@ -98,10 +98,14 @@ def smooth_l1(predictions: Tensor, targets: Tensor, *, beta: float = 1.0) -> Ten
     """
     check_at_least("smooth_l1", "beta", beta, 0)
     # The square is of z and not of its absolute value, which has no second derivative at 0.
-    z = _residual("smooth_l1", predictions, targets)
+    z = _wide_residual("smooth_l1", predictions, targets)
     if beta == 0:
-        return example_mean(z.abs())
-    return example_mean(torch.where(z.abs() < beta, 0.5 * z * z / beta, z.abs() - 0.5 * beta))
+        values = z.abs()
+    else:
+        small = z.abs() < beta
+        square = torch.where(small, z, 0) ** 2
+        values = torch.where(small, 0.5 * square / beta, z.abs() - 0.5 * beta)
+    return example_mean(values).to(predictions.dtype)
 
 
 def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
@@ -137,9 +141,11 @@ def huber(predictions: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor
     """
     check_above("huber", "delta", delta, 0)
     # The square is of z and not of its absolute value, which has no second derivative at 0.
-    z = _residual("huber", predictions, targets)
-    linear = delta * (z.abs() - 0.5 * delta)
-    return example_mean(torch.where(z.abs() <= delta, 0.5 * z * z, linear))
+    z = _wide_residual("huber", predictions, targets)
+    small = z.abs() <= delta
+    square = torch.where(small, z, 0) ** 2
+    values = torch.where(small, 0.5 * square, delta * (z.abs() - 0.5 * delta))
+    return example_mean(values).to(predictions.dtype)
 
 
 def log_cosh(predictions: Tensor, targets: Tensor) -> Tensor:
@@ -168,7 +174,7 @@ def log_cosh(predictions: Tensor, targets: Tensor) -> Tensor:
     >>> log_cosh(torch.tensor([0.01, 100.0]), torch.zeros(2))
     tensor([4.9999e-05, 9.9307e+01])
     """
-    z = widened(_residual("log_cosh", predictions, targets))
+    z = _wide_residual("log_cosh", predictions, targets)
     # 1 + 2 sinh^2(z / 2) = cosh z: near 0 the sum of exponentials would lose all digits.
     small = z.abs() < 1
     near = torch.log1p(2 * torch.sinh(torch.where(small, z, 0) / 2) ** 2)
@@ -179,3 +185,8 @@ def log_cosh(predictions: Tensor, targets: Tensor) -> Tensor:
 def _residual(caller: str, predictions: Tensor, targets: Tensor) -> Tensor:
     check_pair(caller, "predictions", predictions, "targets", targets)
     return predictions - targets
+
+
+def _wide_residual(caller: str, predictions: Tensor, targets: Tensor) -> Tensor:
+    check_pair(caller, "predictions", predictions, "targets", targets)
+    return widened(predictions) - widened(targets)

@@ -9,6 +9,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from .checks import (
     check_at_least,
     check_class_weight,
+    check_finite,
     check_integer,
     check_logits,
     check_number,
@@ -170,7 +171,7 @@ def poly_cross_entropy(
     >>> poly_cross_entropy(logits, torch.tensor([0, 2]))
     tensor([0.6656, 2.4319])
     """
-    check_number("poly_cross_entropy", "epsilon", epsilon)
+    check_finite("poly_cross_entropy", "epsilon", epsilon)
     log_p, labels = _prepared("poly_cross_entropy", logits, labels, ignore_index)
     if labels.is_floating_point():
         unlikeliness = (labels * -torch.expm1(log_p)).sum(1)

@@ -207,8 +207,8 @@ def _differences(caller: str, logits: Tensor, labels: Tensor) -> tuple[Tensor, T
 
 
 def _inner(p: Tensor, z: Tensor) -> Tensor:
-    """Return `<p, z>` over dimension 1, where `0 * -inf = 0`."""
-    return (p * torch.where(p > 0, z, 0)).sum(1)
+    """Return `<p, z>` over dimension 1, where `0 * -inf = 0`; NaN goes into the gradient, too."""
+    return (p * torch.where(p == 0, 0, z)).sum(1)
 
 
 def _entmax15_threshold(count: Tensor, mean: Tensor, scatter: Tensor) -> Tensor:
@@ -226,8 +226,8 @@ def _support(h: Tensor, threshold: Callable[[Tensor, Tensor, Tensor], Tensor]) -
     count = count.reshape(-1, *[1] * (h.ndim - 2))
     mean = ranked.cumsum(1) / count
     fits = ranked > threshold(count, mean, (ranked * ranked).cumsum(1) - count * mean * mean)
-    # Equal classes at the border are all in, or all out.
-    return h.detach() >= ranked.gather(1, fits.sum(1, keepdim=True) - 1)
+    # Equal classes at the border are all in, or all out; of NaN none fits.
+    return h.detach() >= ranked.gather(1, (fits.sum(1, keepdim=True) - 1).clamp(min=0))
 
 
 def _moments(h: Tensor, support: Tensor) -> tuple[Tensor, Tensor, Tensor]:

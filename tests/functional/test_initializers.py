@@ -321,6 +321,116 @@ def test_refusals(make, message):
         make()
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: init.uniform(1.0, 0.0),
+            r"uniform: expected finite minval <= maxval, got minval=1",
+        ),
+        (lambda: init.uniform(0.0, math.inf), "uniform: expected finite minval <= maxval"),
+        (lambda: init.uniform(-math.inf, 0.0), "uniform: expected finite minval <= maxval"),
+        (lambda: init.uniform(math.nan, 1.0), "uniform: expected finite minval <= maxval"),
+        (lambda: init.normal(-1.0), "normal: expected a finite stddev >= 0, got -1.0"),
+        (lambda: init.normal(math.inf), "normal: expected a finite stddev >= 0, got inf"),
+        (lambda: init.sparse(0.5, stddev=-1.0), "sparse: expected a finite stddev >= 0, got -1.0"),
+        (
+            lambda: init.truncated_normal(math.nan),
+            "truncated_normal: expected a finite stddev >= 0",
+        ),
+        (
+            lambda: init.truncated_normal(lower=2.0, upper=-2.0),
+            "truncated_normal: expected lower <",
+        ),
+        (lambda: init.truncated_normal(lower=1.0, upper=1.0), "truncated_normal: expected lower <"),
+        (lambda: init.truncated_normal(lower=5.0, upper=6.0), "not both beyond 5 on one side"),
+        (lambda: init.truncated_normal(lower=-6.0, upper=-5.0), "not both beyond 5 on one side"),
+        (lambda: init.xavier_uniform(0.0), "xavier_uniform: expected a finite gain > 0, got 0.0"),
+        (lambda: init.xavier_normal(-1.0), "xavier_normal: expected a finite gain > 0, got -1.0"),
+        (
+            lambda: init.xavier_normal(math.inf),
+            "xavier_normal: expected a finite gain > 0, got inf",
+        ),
+        (lambda: init.he_normal()(KEY, (3, -1)), r"expected a shape without negative lengths"),
+        (lambda: init.constant(1.0)(KEY, (3, -1)), r"constant: expected a shape without negative"),
+    ],
+)
+def test_numbers_that_make_no_distribution(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: init.kaiming_uniform("relu"), "calculate_gain: expected param, .*, got str"),
+        (lambda: init.kaiming_normal(True), "calculate_gain: expected param, .*, got bool"),
+        (
+            lambda: init.xavier_uniform("tanh"),
+            "xavier_uniform: expected gain to be a Python number",
+        ),
+        (lambda: init.xavier_normal(KEY), "xavier_normal: expected gain to be .*, got Tensor"),
+        (lambda: init.variance_scaling("1"), "variance_scaling: expected scale to be a Python num"),
+        (lambda: init.uniform(KEY, (3,)), "uniform: expected minval to be .*, got Tensor"),
+        (lambda: init.uniform(0.0, (3,)), "uniform: expected maxval to be .*, got tuple"),
+        (lambda: init.normal("x"), "normal: expected stddev to be a Python number, got str"),
+        (lambda: init.normal(mean=None), "normal: expected mean to be .*, got NoneType"),
+        (lambda: init.truncated_normal(lower=None), "truncated_normal: expected lower to be"),
+        (lambda: init.truncated_normal(stddev=KEY), "truncated_normal: expected stddev to be"),
+        (lambda: init.constant("x"), "constant: expected value to be a Python number, got str"),
+        (lambda: init.orthogonal("x"), "orthogonal: expected gain to be a Python number, got str"),
+        (lambda: init.sparse("x"), "sparse: expected sparsity to be a Python number, got str"),
+        (lambda: init.dirac(2.0), "dirac: expected groups to be a Python integer, got 2.0"),
+        (lambda: init.dirac(True), "dirac: expected groups to be a Python integer, got True"),
+        (
+            lambda: init.orthogonal()(KEY, (3, 3), torch.int64),
+            "orthogonal: expected a floating-poin",
+        ),
+        *(
+            (
+                lambda draw=draw: draw(KEY, 3),
+                f"{name}: expected shape to be a tuple of integers, got 3",
+            )
+            for name, draw in {
+                "constant": init.constant(1.0),
+                "delta_orthogonal": init.delta_orthogonal(),
+                "dirac": init.dirac(),
+                "eye": init.eye,
+                "fans": init.he_normal(),
+                "normal": init.normal(),
+                "sparse": init.sparse(0.5),
+                "truncated_normal": init.truncated_normal(),
+                "uniform": init.uniform(),
+            }.items()
+        ),
+    ],
+)
+def test_what_is_no_number_dtype_or_shape_is_named(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [*FAMILY_IDS, "sparse"])
+def test_halves_are_drawn_in_float32_and_rounded(name, dtype):
+    """As torch draws them: in steps of its own, bfloat16 would have a mean of -0.01."""
+    draw = dict(zip(FAMILY_IDS, (entry[1] for entry in FAMILY), strict=True)).get(name)
+    draw = draw or init.sparse(0.3)
+    values = draw(KEY, (60, 50), dtype)
+    assert torch.equal(values, draw(KEY, (60, 50)).to(dtype))
+
+
+@pytest.mark.parametrize("bounds", [(-100.0, 100.0), (-math.inf, math.inf), (-math.inf, 1.0)])
+def test_bounds_that_cut_nothing_off_leave_no_outliers(bounds):
+    """Where `erf` of a bound rounds to -1, a uniform number of 0 becomes that bound itself."""
+    lower, upper = bounds
+    draw = init.truncated_normal(lower=lower, upper=upper)
+    values = draw(KEY, (20_000,), torch.float64).numpy()
+    assert stats.kstest(values, stats.truncnorm(lower, upper).cdf).pvalue > 1e-3
+    assert (random.uniform(random.key(46), (9927,))[-1] == 0).all()
+    assert draw(random.key(46), (9927,)).min() > -6
+
+
 @pytest.mark.parametrize("name", ["zeros", "ones", "eye", "constant", "dirac", "normal", "sparse"])
 def test_a_wrong_key_is_named(name):
     draw = {

@@ -7,11 +7,12 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from hypothesis import given
+from scipy import stats
 from torch.nn import functional as oracle
 
 import purefn.functional as pf
 from purefn import data
-from purefn.functional import losses
+from purefn.functional import losses, random, tree
 
 torchvision = data.import_torchvision()
 
@@ -269,6 +270,28 @@ def test_half_precision_stays_and_is_torchs(dtype):
     expected = oracle.binary_cross_entropy_with_logits(logits, positive, reduction="none")
     tolerance = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(actual, expected.mean(1), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"div_value": 2.0, "head_bias": True}])
+def test_the_parameters_of_an_adaptive_softmax_are_torchs(options):
+    def drawn(dtype):
+        draw = partial(losses.init_adaptive_softmax, cutoffs=(20, 60), dtype=dtype, **options)
+        return tree.to_state_dict(draw(random.key(0), 64, 300))
+
+    ours = drawn(torch.float64)
+    theirs = torch.nn.AdaptiveLogSoftmaxWithLoss(64, 300, (20, 60), **options).state_dict()
+    assert {name: x.shape for name, x in ours.items()} == {
+        name: x.shape for name, x in theirs.items()
+    }
+    firsts = set()
+    for name, x in ours.items():
+        fan_in = 64 if name == "head.bias" else x.shape[1]
+        values = (x * fan_in**0.5).flatten().numpy()
+        assert stats.kstest(values, stats.uniform(-1, 2).cdf).pvalue > 1e-3
+        firsts.add(round(values[0], 9))
+    assert len(firsts) == len(ours)
+    singles, halves = drawn(torch.float32), drawn(torch.bfloat16)
+    assert all(torch.equal(halves[name], x.bfloat16()) for name, x in singles.items())
 
 
 # --- at the extremes -----------------------------------------------------------------------------

@@ -77,6 +77,22 @@ def test_confident_predictions_keep_their_digits():
     assert hessian.item() == pytest.approx(1.0, rel=1e-12)
 
 
+@pytest.mark.parametrize("loss", [losses.huber, losses.smooth_l1, losses.log_cosh, losses.l1])
+def test_an_infinite_residual_has_the_slope_of_the_line(loss):
+    x = torch.tensor([INF, -INF, 0.5])
+    value, gradient = value_and_gradients(lambda x: loss(x, torch.zeros(3)), x)
+    assert value[:2].tolist() == [INF, INF]
+    assert gradient[:2].tolist() == [1.0, -1.0]
+    assert gradient[2].isfinite()
+
+
+def test_squares_beyond_float16_are_computed_in_float32():
+    x, y = torch.tensor([500.0, 3e4]).half(), torch.tensor([0.0, -3e4]).half()
+    assert losses.smooth_l1(x, y, beta=1000.0).tolist() == [125.0, 59488.0]
+    assert losses.huber(x[:1], y[:1], delta=600.0).item() == INF  # 125000
+    assert losses.huber(x, y, delta=1.0).tolist() == [499.5, 6e4]
+
+
 # --- classes that are impossible -----------------------------------------------------------------
 
 MASKED = f64([[0.5, -0.5, -INF]])
@@ -95,6 +111,37 @@ def test_a_masked_class_costs_nothing():
         value, gradient = value_and_gradients(lambda x, loss=loss: loss(x, label), MASKED)
         torch.testing.assert_close(value, loss(MASKED[:, :2], label))
         assert gradient.isfinite().all()
+
+
+def test_a_label_of_weight_zero_costs_nothing_where_it_is_masked():
+    logits, weight = f64([[-INF, 0.0], [0.0, 1.0]]), f64([0.0, 1.0])
+    hard, soft = torch.tensor([0, 1]), f64([[1.0, 0.0], [0.0, 1.0]])
+    expected = [0.0, math.log1p(math.exp(-1))]
+    for loss in (losses.cross_entropy, losses.softmax_focal):
+        for y in (hard, soft):
+            value, gradient = value_and_gradients(
+                lambda x, y=y, loss=loss: loss(x, y, weight=weight), logits
+            )
+            assert gradient.isfinite().all()
+            assert value[0] == 0
+            if loss is losses.cross_entropy:
+                close(value, expected)
+    close(losses.nll(logits.log_softmax(1), hard, weight=weight), expected)
+    assert losses.cross_entropy(logits, hard, weight=weight + 1)[0] == INF
+    _, gradient = value_and_gradients(
+        lambda w: losses.cross_entropy(logits[1:], torch.tensor([0]), weight=w), weight
+    )
+    close(gradient, [1 + math.log1p(math.exp(-1)), 0.0])
+
+
+@pytest.mark.parametrize("loss", [losses.multiclass_sparsemax, losses.entmax15])
+def test_sparse_predictions_without_a_maximum_are_nan_for_their_own_example(loss):
+    for row in ([math.nan, 0.0, 1.0], [0.0, INF, 1.0], [-INF, -INF, -INF]):
+        value, gradient = value_and_gradients(
+            lambda x: loss(x, torch.tensor([0, 0])), f64([row, [1.0, 0.0, 1.0]])
+        )
+        assert value.isnan().tolist() == [True, False]
+        assert gradient.isnan().any(1).tolist() == [True, False]
 
 
 def test_divergences_of_impossible_classes():
@@ -155,6 +202,11 @@ def test_a_distance_of_zero_has_the_derivative_zero(p):
         lambda *xs: losses.triplet_margin(*xs, p=p, eps=0.0), x, x, x
     )
     assert not any(gradient.any() for gradient in gradients)
+
+
+def test_the_norm_of_order_zero_counts():
+    x, y = f64([[1.0, 0.0, 1e-9], [2.0, 2.0, 2.0]]), f64([[0.0, 0.0, 0.0], [2.0, 2.0, 2.0]])
+    assert losses.pairwise_distance(x, y, p=0, eps=0.0).tolist() == [2.0, 0.0]
 
 
 # --- the hinges themselves, which random scores never meet ---------------------------------------
@@ -287,6 +339,16 @@ def test_no_frames_and_no_labels():
     assert losses.ctc(torch.zeros(1, 2, 3), y[:1, :0], lengths[:1] + 2, lengths[:1]).tolist() == [0]
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_and_lengths_have_any_integer_dtype(dtype):
+    log_p = torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    arguments = torch.tensor([[1, 2], [2, 1]]), torch.tensor([4, 3]), torch.tensor([2, 1])
+    expected = losses.ctc(log_p, *arguments)
+    for i, x in enumerate(arguments):
+        others = (*arguments[:i], x.to(dtype), *arguments[i + 1 :])
+        assert torch.equal(losses.ctc(log_p, *others), expected)
+
+
 def test_frames_and_classes_that_are_impossible():
     log_p = f64([[[0.0, 1.0], [1.0, 0.0], [0.5, 0.5]]]).log()
     value, gradient = value_and_gradients(
@@ -318,6 +380,16 @@ def test_padding_is_neither_read_nor_moved(name):
     assert not gradient[0, 2:].any()
     empty = value_and_gradients(lambda s: loss(s, y, mask=mask & False), scores)
     assert not any(result.any() for result in empty)
+
+
+@pytest.mark.parametrize("name", ["ranking_softmax", "pairwise_logistic", "pairwise_hinge"])
+def test_an_impossible_item_of_no_relevance_counts_as_last(name):
+    loss, y = getattr(losses, name), f64([[1.0, 0.0, 0.0]])
+    actual = value_and_gradients(lambda s: loss(s, y), f64([[0.0, 1.0, -INF]]))
+    limit = value_and_gradients(lambda s: loss(s, y), f64([[0.0, 1.0, -1e4]]))
+    for result, expected in zip(actual, limit, strict=True):
+        torch.testing.assert_close(result, expected)
+    assert loss(f64([[-INF, 1.0, 0.0]]), y).item() == INF
 
 
 def test_examples_without_a_positive_or_a_negative_are_zero():

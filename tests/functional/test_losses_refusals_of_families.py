@@ -34,16 +34,26 @@ REFUSED = [
     (losses.gaussian_nll, (X, X, X.double()), {}, TypeError, "variances must have the dtype"),
     (losses.gaussian_nll, (X, X, 1.0), {}, TypeError, "variances must be a tensor, got float"),
     (losses.gaussian_nll, (X, X, X), {"eps": math.nan}, ValueError, "eps must be finite"),
+    (losses.gaussian_nll, (X, X, X[:, :2]), {}, ValueError, r"variances must have.*got \(2, 2\)"),
+    (losses.gaussian_nll, (X, X, X), {"full": 1}, TypeError, "full must be True or False, got 1"),
     (losses.kl_div, (V, V), {}, ValueError, r"log_probabilities must have shape \(batch, classes"),
     (losses.js_div, (X, V), {}, ValueError, "log_targets must have the shape"),
     (losses.generalized_kl_div, (X.long(), X), {}, TypeError, "log_predictions must be floating"),
     (losses.pairwise_distance, (V, V), {}, ValueError, r"x must have shape \(batch, ..., feat"),
     (losses.pairwise_distance, (X, X), {"p": -1.0}, ValueError, "p must be at least 0, got -1.0"),
+    (
+        losses.pairwise_distance,
+        (X, X),
+        {"eps": -1.0},
+        ValueError,
+        "eps must be finite and at least",
+    ),
     (losses.cosine_similarity, (X, X), {"eps": 0.0}, ValueError, "eps must be finite and above 0"),
     (losses.cosine_distance, (X, X[:, :1]), {}, ValueError, "y must have the shape of x"),
     (losses.ntxent, (X, LABELS), {"temperature": 0.0}, ValueError, "temperature must be finite"),
     (losses.ntxent, (X, LABELS[:1]), {}, ValueError, r"labels \(batch,\), got \(2, 3\) and \(1,\)"),
     (losses.ntxent, (X, V), {}, TypeError, "labels must be integers"),
+    (losses.triplet_margin, (X, X, X), {"p": -1.0}, ValueError, "p must be at least 0, got -1.0"),
     # Labels that are signs.
     (losses.hinge, (V, LABELS), {}, ValueError, r"labels must be 1 or -1; found \[0\]"),
     (losses.perceptron, (X, SIGNS), {}, ValueError, r"labels must have shape \(2, 3\), got \(2,\)"),
@@ -61,6 +71,16 @@ REFUSED = [
         {"margin": V},
         TypeError,
         "margin must be a Python number",
+    ),
+    *(
+        (loss, arguments, {name: value}, ValueError, f"{name} must be finite, got {value}")
+        for loss, arguments, name in (
+            (losses.margin_ranking, (V, V, SIGNS), "margin"),
+            (losses.hinge_embedding, (V, SIGNS), "margin"),
+            (losses.multi_margin, (X, LABELS), "margin"),
+            (losses.poly_cross_entropy, (X, LABELS), "epsilon"),
+        )
+        for value in (math.nan, math.inf)
     ),
     (losses.margin_ranking, (V, X, SIGNS), {}, ValueError, "second must have the shape of first"),
     (losses.cosine_embedding, (X, X, SIGNS), {"margin": 2}, ValueError, r"lie in \[-1, 1\], got 2"),
@@ -234,8 +254,9 @@ def test_probabilities_and_variances_out_of_bounds():
         ValueError, match=r"probabilities must lie in \[0, 1\]; found \[-0.5, 1.5\]"
     ):
         losses.bce(torch.tensor([0.5, 1.5, -0.5]), torch.zeros(3))
-    with pytest.raises(ValueError, match=r"variances must be at least 0; found \[-1.0\]"):
-        losses.gaussian_nll(V, V, torch.tensor([1.0, -1.0]))
+    for variances in (torch.tensor([1.0, -1.0]), torch.nn.Parameter(torch.tensor([1.0, -1.0]))):
+        with pytest.raises(ValueError, match=r"variances must be at least 0; found \[-1.0\]"):
+            losses.gaussian_nll(V, V, variances)
 
 
 def test_fenchel_young_refuses_what_is_no_function_of_examples():

@@ -95,16 +95,20 @@ CASES = [
             {"p": 3.5, "eps": 0.1, "swap": True},
         )
     ),
-    Case(
-        "triplet_margin_with_distance",
-        partial(losses.triplet_margin_with_distance, distance_function=manhattan, swap=True),
-        vectors(3),
-        partial(
-            F.triplet_margin_with_distance_loss,
-            distance_function=manhattan,
-            swap=True,
-            reduction="none",
-        ),
+    *(
+        Case(
+            "triplet_margin_with_distance",
+            partial(losses.triplet_margin_with_distance, distance_function=manhattan, **options),
+            vectors(3),
+            partial(
+                F.triplet_margin_with_distance_loss,
+                distance_function=manhattan,
+                reduction="none",
+                **options,
+            ),
+            variant=f"-{options}",
+        )
+        for options in ({}, {"swap": True, "margin": 2.0})
     ),
     Case(
         "ntxent",
