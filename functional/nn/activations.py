@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 
 from .checks import check_maybe_batched
 
@@ -165,7 +167,11 @@ def hardsigmoid(x: Tensor) -> Tensor:
     >>> hardsigmoid(torch.tensor([1.5, -3.0]))
     tensor([0.7500, 0.0000])
     """
-    return F.hardsigmoid(x)
+    if sum(_derivatives()) < 2:
+        return F.hardsigmoid(x)
+    # torch's kernel has no second derivative.
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return ((F.hardtanh(wide, -3.0, 3.0) + 3) / 6).to(x.dtype)
 
 
 def hardswish(x: Tensor) -> Tensor:
@@ -220,6 +226,9 @@ def glu(x: Tensor, dim: int = -1) -> Tensor:
     >>> glu(torch.tensor([1.0, 2.0, 0.0, 0.0]))
     tensor([0.5000, 1.0000])
     """
+    if _derivatives()[1]:
+        # torch's forward derivative has no kernel for halves on the CPU.
+        return F.glu(x.to(torch.promote_types(x.dtype, torch.float32)), dim).to(x.dtype)
     return F.glu(x, dim)
 
 
@@ -257,3 +266,10 @@ def tanhshrink(x: Tensor) -> Tensor:
     tensor([ 0.2384, -0.2384])
     """
     return F.tanhshrink(x)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _derivatives() -> tuple[int, int]:
+    """Return how many of the transforms that run differentiate backwards, and how many forwards."""
+    running = [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
+    return running.count(TransformType.Grad), running.count(TransformType.Jvp)

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import random, tree
 from ..initializers import Initializer, zeros
 from .checks import check_positive, positive_int
-from .layer import Layer, LayerError, Params, State, StatefulLayer, describe
+from .layer import Layer, LayerError, Params, State, StatefulLayer, describe, in_part
 from .parameters import DEFAULT_WEIGHT
 
 #: Which weights have an adapter: their names in the state dict, or a function of name and weight.
@@ -97,29 +97,38 @@ def lora(
     def with_adapters(key: Tensor, base: Params) -> Params:
         return {"base": base, "adapters": _adapters(key, base, rank, where, a_init)}
 
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
+        return lora(parts["base"], rank, alpha=alpha, where=where, a_init=a_init)
+
+    shown: dict[str, Any] = {"kind": "lora", "parts": {"base": layer}, "rebuild": rebuild}
+
     if isinstance(layer, StatefulLayer):
         stateful = layer
 
         def init_stateful(key: Tensor, x: Any) -> tuple[Params, State]:
             base_key, own_key = random.split(key)
-            base, state = stateful.init(base_key, x)
+            base, state = in_part("base", stateful.init, base_key, x)
             return with_adapters(own_key, base), state
 
         def apply_stateful(
             params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
         ) -> tuple[Any, State]:
-            return stateful.apply(merge_lora(params, alpha), state, x, key=key, train=train)
+            merged = merge_lora(params, alpha)
+            result: tuple[Any, State] = in_part(
+                "base", stateful.apply, merged, state, x, key=key, train=train
+            )
+            return result
 
-        return StatefulLayer(init_stateful, apply_stateful, layer.uses_key)
+        return StatefulLayer(init_stateful, apply_stateful, layer.uses_key, **shown)
 
     def init(key: Tensor, x: Any) -> Params:
         base_key, own_key = random.split(key)
-        return with_adapters(own_key, layer.init(base_key, x))
+        return with_adapters(own_key, in_part("base", layer.init, base_key, x))
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
-        return layer.apply(merge_lora(params, alpha), x, key=key, train=train)
+        return in_part("base", layer.apply, merge_lora(params, alpha), x, key=key, train=train)
 
-    return Layer(init, apply, layer.uses_key)
+    return Layer(init, apply, layer.uses_key, **shown)
 
 
 def merge_lora(params: Params, alpha: float) -> Params:
@@ -127,6 +136,8 @@ def merge_lora(params: Params, alpha: float) -> Params:
 
     Raises
     ------
+    TypeError, ValueError
+        `alpha` is no number above 0.
     LayerError
         `params` are not those of `lora`.
 
@@ -140,6 +151,7 @@ def merge_lora(params: Params, alpha: float) -> Params:
     >>> torch.equal(layer(merge_lora(params, 4.0), x), adapted(params, x))
     True
     """
+    _check_alpha("merge_lora", alpha)
     if not isinstance(params, Mapping) or set(params) != {"base", "adapters"}:
         raise LayerError(
             f"lora expected a dict of ['adapters', 'base'], got {describe(params)}; "
@@ -153,6 +165,8 @@ def unmerge_lora(merged: Params, adapters: Params, alpha: float) -> Params:
 
     Raises
     ------
+    TypeError, ValueError
+        `alpha` is no number above 0.
     LayerError
         The adapters are not those of these parameters.
 
@@ -164,7 +178,13 @@ def unmerge_lora(merged: Params, adapters: Params, alpha: float) -> Params:
     >>> torch.equal(again["base"]["weight"], params["base"]["weight"])
     True
     """
+    _check_alpha("unmerge_lora", alpha)
     return {"base": _plus(merged, adapters, -alpha), "adapters": adapters}
+
+
+def _check_alpha(name: str, alpha: Any) -> None:
+    if not isinstance(alpha, Tensor):  # as `jit` makes of a number
+        check_positive(name, "alpha", alpha)
 
 
 def _adapters(key: Tensor, base: Params, rank: int, where: Where, a_init: Initializer) -> Params:
@@ -214,7 +234,12 @@ def _product(
             f"{sorted(factors)}."
         )
     rank, columns = a.shape[0] if a.ndim == 2 else -1, weight.shape[1:].numel()
-    if weight.ndim < 2 or a.shape != (rank, columns) or b.shape != (weight.shape[0], rank):
+    if (
+        weight.ndim < 2
+        or rank < 1
+        or a.shape != (rank, columns)
+        or b.shape != (weight.shape[0], rank)
+    ):
         raise LayerError(
             f"lora expected factors A of shape (rank, {columns}) and B of shape "
             f"({weight.shape[0] if weight.ndim else 1}, rank) for {name!r}, "

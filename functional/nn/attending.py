@@ -48,15 +48,20 @@ def attend(
     return F.scaled_dot_product_attention(*batch, mask, is_causal=causal)[0]
 
 
-def alibi_bias(num_heads: int, queries: Tensor, keys: Tensor) -> Tensor:
+def alibi_bias(
+    num_heads: int, queries: Tensor, keys: Tensor, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Return `-slope |i - j|` for each head and positions `i` of queries and `j` of keys.
+
+    It is of `dtype`, or of float32 in the place of a half, which does not tell far positions apart.
 
     >>> alibi_bias(1, torch.arange(2), torch.arange(2))
     tensor([[[-0.0000, -0.0039],
              [-0.0039, -0.0000]]])
     """
     distance = (queries[:, None] - keys).abs()
-    return -alibi_slopes(num_heads).to(queries.device)[:, None, None] * distance
+    slopes = alibi_slopes(num_heads, torch.promote_types(dtype, torch.float32))
+    return -slopes.to(queries.device)[:, None, None] * distance
 
 
 def not_before(queries: Tensor, keys: Tensor) -> Tensor:

@@ -19,7 +19,9 @@ from .per_channel import (
     check_affine,
     check_momentum,
     check_tracked,
+    check_tracked_dtypes,
     draw_affine,
+    for_transforms,
     normalize_by,
     running_statistics,
     widened,
@@ -44,8 +46,9 @@ def batch_norm(
         running = (1 - momentum) running + momentum batch,
 
     where a momentum of `None` stands for `1 / num_batches_tracked`, the plain average of all
-    batches. Otherwise mean and variance are the state's, which stays as it is. No gradient flows
-    into the state. Ioffe & Szegedy 2015, Batch normalization.
+    batches. A batch without values is counted and moves nothing, as in torch. Otherwise mean and
+    variance are the state's, which stays as it is. No gradient flows into the state. Ioffe &
+    Szegedy 2015, Batch normalization.
 
     Parameters are `weight` and `bias`, the state `running_mean`, `running_var` and
     `num_batches_tracked`: `{**tree.to_state_dict(params), **tree.to_state_dict(state)}` is the
@@ -68,8 +71,8 @@ def batch_norm(
         An option is not one of the above.
     LayerError
         The input has other channels or fewer than two dimensions, is not floating-point or not of
-        the dtype of the parameters, or in training has fewer than two values for each channel; or
-        the parameters or state are not this layer's.
+        the dtype of the parameters, or in training has a single value for each channel; or the
+        parameters or state are not this layer's.
 
     Examples
     --------
@@ -102,7 +105,9 @@ def batch_norm(
         key: Tensor | None = None,
         train: bool = False,
     ) -> tuple[Tensor, State]:
-        check_tracked("batch_norm", params, state, names, x, train)
+        channels = check_tracked("batch_norm", params, state, names, train)
+        check_input("batch_norm", x, channels_first(channels, x))
+        check_tracked_dtypes("batch_norm", x, params, state)
         if train:
             _check_values("batch_norm", x)
             return _by_batch(x, params, eps), _next_state(state, x, momentum)
@@ -154,13 +159,16 @@ def untracked_batch_norm(
 def _by_batch(x: Tensor, params: Params, eps: float) -> Tensor:
     """Return `x` normalised by its own statistics."""
     wide = widened(x, params)
-    y = F.batch_norm(x, None, None, wide.get("weight"), wide.get("bias"), training=True, eps=eps)
+    weight, bias = wide.get("weight"), wide.get("bias")
+    y = F.batch_norm(for_transforms(x), None, None, weight, bias, training=True, eps=eps)
     return y.to(x.dtype)
 
 
 def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
     """Move the running statistics towards those of the batch."""
     count = state["num_batches_tracked"] + 1
+    if not _values_per_channel(x):
+        return {**state, "num_batches_tracked": count}
     factor = momentum if momentum is not None else 1 / count.to(state["running_mean"].dtype)
     values_per_channel = _values_per_channel(x)
     # Written as in the forward kernel, so that a compiler computes the two moments once.
@@ -180,7 +188,7 @@ def _next_state(state: State, x: Tensor, momentum: float | None) -> State:
 
 
 def _check_values(name: str, x: Tensor) -> None:
-    if _values_per_channel(x) < 2:
+    if _values_per_channel(x) == 1:
         raise LayerError(
             f"{name} expected more than one value for each channel in training, got shape "
             f"{tuple(x.shape)}."

@@ -154,7 +154,7 @@ def gru_cell(
 def rnn_unit(layer: str, nonlinearity: Nonlinearity) -> Unit:
     """Return the recurrence of `rnn_cell`, or refuse the nonlinearity."""
     functions = {"tanh": torch.tanh, "relu": torch.relu}
-    if nonlinearity not in functions:
+    if nonlinearity not in tuple(functions):  # which may be given what has no hash
         raise ValueError(
             f"{layer}: expected 'tanh' or 'relu' for nonlinearity, got {nonlinearity!r}."
         )
@@ -267,7 +267,7 @@ def _cell(
         weights = Weights(params["weight_hh"], params.get("bias_hh"))
         return public_carry(unit.step(projected, parts, weights))
 
-    return Layer(init, apply, uses_key=False)
+    return Layer(init, apply, uses_key=False, kind=name)
 
 
 def _pair(name: str, x: Any) -> tuple[Any, Any]:

@@ -132,7 +132,7 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         params, state = branches.init(key, x)
-        eval_shape(apply, *_abstract((params, state, x), key))
+        eval_shape(apply, *abstract((params, state, x), key))
         return params, state
 
     def apply(
@@ -189,12 +189,12 @@ def combination(
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         check_key(f"{kind}.init", key)
-        x = _abstract(x, key)
+        x = abstract(x, key)
         params: dict[str, Params] = {}
         state: dict[str, State] = {}
         for (name, part), part_key in zip(stateful.items(), _split(key, parts), strict=True):
             params[name], state[name] = in_part(name, part.init, part_key, x)
-            made = _abstract((params[name], state[name]), key)
+            made = abstract((params[name], state[name]), key)
             y, _ = in_part(name, eval_shape, part.apply, *made, x)
             x = next_input(name, x, y)
         return _without_empty(params), _without_empty(state)
@@ -274,6 +274,18 @@ def _simplest(
     )
 
 
+def stateless_parts(kind: str, parts: Mapping[str, Layer | StatefulLayer]) -> dict[str, Layer]:
+    """Return the parts of a layer that hands no state on, or refuse one that has a state."""
+    found = {}
+    for name, part in parts.items():
+        if not isinstance(part, Layer):
+            raise TypeError(
+                f"{kind}: expected a Layer, which has no state, for {name!r}, got {part!r}."
+            )
+        found[name] = part
+    return found
+
+
 def check_names(
     kind: str, what: str, parts: Mapping[str, Layer | StatefulLayer], given: Any
 ) -> None:
@@ -301,7 +313,7 @@ def _is_empty_dict(value: Any) -> bool:
     return isinstance(value, dict) and not value
 
 
-def _abstract(values: tree.PyTree, key: Tensor) -> tree.PyTree:
+def abstract(values: tree.PyTree, key: Tensor) -> tree.PyTree:
     """Return shapes and dtypes, on the device where parameters drawn with `key` live.
 
     A key on the device "meta" draws parameters without values, and as many. Autocast, for which

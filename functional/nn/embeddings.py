@@ -209,9 +209,16 @@ def _reduced_by_offsets(rows: Tensor, counted: Tensor | None, offsets: Tensor, m
     number = torch.zeros_like(offsets, dtype=torch.int64).index_add(0, bags, counted[:, 0].long())
     if mode == "max":
         index = bags[:, None].expand_as(rows)
-        lowest = torch.where(counted, rows, -math.inf)
+        lowest = torch.where(counted, rows, -math.inf).detach()
         largest = rows.new_full(shape, -math.inf).scatter_reduce(0, index, lowest, "amax")
-        return torch.where(number[:, None] > 0, largest, 0.0)
+        # The gradient goes to the first of equal rows, as in torch; that of "amax" to all of them.
+        is_largest = (lowest == largest.index_select(0, bags)) | lowest.isnan()
+        places = torch.arange(len(rows), device=rows.device)[:, None].expand_as(rows)
+        places = torch.where(is_largest, places, len(rows))
+        first = torch.full_like(largest, len(rows), dtype=torch.int64)
+        first = first.scatter_reduce(0, index, places, "amin")
+        chosen = torch.cat([rows, rows.new_zeros(1, shape[1])]).gather(0, first)
+        return torch.where(number[:, None] > 0, chosen, 0.0)
     total = rows.new_zeros(shape).index_add(0, bags, torch.where(counted, rows, 0.0))
     return total / number.clamp_min(1)[:, None] if mode == "mean" else total
 

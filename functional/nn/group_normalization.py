@@ -10,7 +10,15 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from ..initializers import Initializer, ones, zeros
-from .checks import check_input, check_number, check_positive, positive_int
+from .checks import (
+    SPATIAL,
+    check_input,
+    check_int,
+    check_maybe_batched,
+    check_number,
+    check_positive,
+    positive_int,
+)
 from .layer import Layer, LayerError, Params, State, StatefulLayer, lift
 from .parameters import check_same_dtype
 from .per_channel import (
@@ -19,7 +27,9 @@ from .per_channel import (
     check_affine,
     check_momentum,
     check_tracked,
+    check_tracked_dtypes,
     draw_affine,
+    for_transforms,
     normalize_by,
     running_statistics,
     widened,
@@ -57,9 +67,9 @@ def group_norm(
     TypeError, ValueError
         An option is not one of the above.
     LayerError
-        The input has other channels, ones that cannot be split evenly, or a single value in each
-        group; is not floating-point or not of the dtype of the parameters; or the parameters are
-        not this layer's.
+        The input has other channels, ones that cannot be split evenly, or fewer than two values in
+        each group; is not floating-point or not of the dtype of the parameters; or the parameters
+        are not this layer's.
 
     Examples
     --------
@@ -97,6 +107,7 @@ def instance_norm(
     eps: float = 1e-5,
     affine: bool = False,
     bias: bool = True,
+    spatial_dims: int | None = None,
     weight_init: Initializer = ones,
     bias_init: Initializer = zeros,
 ) -> Layer:
@@ -113,6 +124,9 @@ def instance_norm(
         Added to the variance, above 0.
     affine, bias
         Whether there are `weight` and `bias`, and whether `bias` is one of them.
+    spatial_dims
+        How many spatial dimensions inputs have, 1 to 3; then a single example `(C, *spatial)` will
+        do as well. Unless given there may be any number, and there is a batch.
     weight_init, bias_init
         Initializers in the place of ones and zeros.
 
@@ -121,32 +135,38 @@ def instance_norm(
     TypeError, ValueError
         An option is not one of the above.
     LayerError
-        The input has other channels, fewer than three dimensions or fewer than two places; is not
-        floating-point or not of the dtype of the parameters; or the parameters are not this
-        layer's.
+        The input has other channels or dimensions, or a single place; is not floating-point or not
+        of the dtype of the parameters; or the parameters are not this layer's.
 
     Examples
     --------
     >>> instance_norm()({}, torch.tensor([[[1.0, 3.0], [10.0, 30.0]]]))
     tensor([[[-1.0000,  1.0000],
              [-1.0000,  1.0000]]])
+    >>> instance_norm(spatial_dims=1)({}, torch.tensor([[1.0, 3.0], [10.0, 30.0]]))
+    tensor([[-1.0000,  1.0000],
+            [-1.0000,  1.0000]])
     """
-    check_positive("instance_norm", "eps", eps)
-    names = affine_names("instance_norm", affine, bias)
+    name = "instance_norm"
+    check_positive(name, "eps", eps)
+    names = affine_names(name, affine, bias)
+    _check_spatial_dims(name, spatial_dims)
 
     def init(key: Tensor, x: Any) -> Params:
-        check_input("instance_norm", x, channels_first("C", x, least_spatial=1))
-        _check_places("instance_norm", x)
-        return draw_affine(key, names, x.shape[1:2], x.dtype, weight_init, bias_init)
+        _check_instances(name, x, "C", spatial_dims)
+        _check_places(name, x, spatial_dims)
+        channels = x.shape[0 if _is_single(x, spatial_dims) else 1]
+        return draw_affine(key, names, (channels,), x.dtype, weight_init, bias_init)
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        channels = check_affine("instance_norm", params, names)
-        check_input("instance_norm", x, channels_first(channels, x, least_spatial=1))
-        check_same_dtype("instance_norm", x, params)
-        _check_places("instance_norm", x)
-        return _instance_norm(x, params, eps)
+        _check_instances(name, x, check_affine(name, params, names), spatial_dims)
+        check_same_dtype(name, x, params)
+        _check_places(name, x, spatial_dims)
+        is_single = _is_single(x, spatial_dims)
+        y = _instance_norm(x[None] if is_single else x, params, eps)
+        return y[0] if is_single else y
 
     return Layer(init, apply, uses_key=False)
 
@@ -157,6 +177,7 @@ def tracked_instance_norm(
     momentum: float = 0.1,
     affine: bool = False,
     bias: bool = True,
+    spatial_dims: int | None = None,
     weight_init: Initializer = ones,
     bias_init: Initializer = zeros,
 ) -> StatefulLayer:
@@ -167,10 +188,10 @@ def tracked_instance_norm(
 
         running = (1 - momentum) running + momentum E[instance],
 
-    into which no gradient flows. It has the buffers of `torch.nn.InstanceNorm1d`, `2d` and `3d`
-    with `track_running_stats=True`: `running_mean`, `running_var` and `num_batches_tracked`, which
-    counts nothing, in torch neither. So a momentum of `None`, for which torch would need it and
-    stands still, is refused.
+    into which no gradient flows; a batch without values moves nothing. It has the buffers of
+    `torch.nn.InstanceNorm1d`, `2d` and `3d` with `track_running_stats=True`: `running_mean`,
+    `running_var` and `num_batches_tracked`, which counts nothing, in torch neither. So a momentum
+    of `None`, for which torch would need it and stands still, is refused.
 
     Options and errors are those of `instance_norm`, and `momentum`: the weight of the new batch in
     the state, within `[0, 1]`. Outside of training a single place will do.
@@ -188,11 +209,13 @@ def tracked_instance_norm(
     check_positive(name, "eps", eps)
     check_momentum(name, momentum)
     names = affine_names(name, affine, bias)
+    _check_spatial_dims(name, spatial_dims)
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
-        check_input(name, x, channels_first("C", x, least_spatial=1))
-        params = draw_affine(key, names, x.shape[1:2], x.dtype, weight_init, bias_init)
-        return params, running_statistics(key, x.shape[1], x.dtype)
+        _check_instances(name, x, "C", spatial_dims)
+        channels = x.shape[0 if _is_single(x, spatial_dims) else 1]
+        params = draw_affine(key, names, (channels,), x.dtype, weight_init, bias_init)
+        return params, running_statistics(key, channels, x.dtype)
 
     def apply(
         params: Params,
@@ -202,11 +225,18 @@ def tracked_instance_norm(
         key: Tensor | None = None,
         train: bool = False,
     ) -> tuple[Tensor, State]:
-        check_tracked(name, params, state, names, x, train, least_spatial=1)
+        channels = check_tracked(name, params, state, names, train)
+        _check_instances(name, x, channels, spatial_dims)
+        check_tracked_dtypes(name, x, params, state)
+        is_single = _is_single(x, spatial_dims)
+        batch = x[None] if is_single else x
         if train:
-            _check_places(name, x)
-            return _instance_norm(x, params, eps), _next_state(state, x, momentum)
-        return normalize_by(state, x, params, eps), state
+            _check_places(name, x, spatial_dims)
+            y = _instance_norm(batch, params, eps)
+            state = _next_state(state, batch, momentum)
+        else:
+            y = normalize_by(state, batch, params, eps)
+        return y[0] if is_single else y, state
 
     return StatefulLayer(init, apply, uses_key=False)
 
@@ -256,29 +286,29 @@ def local_response_norm(
         check_input(name, x, channels_first("C", x, least_spatial=1))
         if not x.numel():
             return x
-        # torch averages five-dimensional inputs, for which it has no kernel in bfloat16 on the CPU.
-        squares = x.square().reshape(x.shape[0], 1, x.shape[1], -1)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # squares of halves soon overflow
+        squares = wide.square().reshape(x.shape[0], 1, x.shape[1], -1)
         squares = F.pad(squares, (0, 0, size // 2, (size - 1) // 2))
         means = F.avg_pool2d(squares, (size, 1), stride=1).reshape(x.shape)
-        return x / (k + alpha * means) ** beta
+        return (wide / (k + alpha * means) ** beta).to(x.dtype)
 
     return lift(local_response_norm, name)
 
 
 def _instance_norm(x: Tensor, params: Params, eps: float) -> Tensor:
+    if not x.numel():  # on a batch of none torch fails
+        return x
     wide = widened(x, params)
     weight, bias = wide.get("weight"), wide.get("bias")
-    y = F.instance_norm(x, None, None, weight, bias, use_input_stats=True, eps=eps)
+    wide_x = for_transforms(x)
+    y = F.instance_norm(wide_x, None, None, weight, bias, use_input_stats=True, eps=eps)
     return y.to(x.dtype)
 
 
 def _next_state(state: State, x: Tensor, momentum: float) -> State:
     """Move the running statistics towards the means of those of the instances."""
-    if not x.shape[0]:
-        raise LayerError(
-            "tracked_instance_norm expected at least one example in training, got shape "
-            f"{tuple(x.shape)}."
-        )
+    if not x.numel():
+        return state
     places = x.detach().flatten(2).to(state["running_mean"].dtype)
     var, mean = torch.var_mean(places, 2, correction=1)
     return {
@@ -294,6 +324,7 @@ def _check_groups(x: Any, num_groups: int) -> None:
             f"group_norm expected channels divisible by num_groups = {num_groups}, got shape "
             f"{tuple(x.shape)}."
         )
+    # torch takes groups without values, and gives the weight a gradient of NaN.
     if math.prod(x.shape[1:]) // num_groups < 2:
         raise LayerError(
             f"group_norm expected more than one value in each of {num_groups} groups, got shape "
@@ -301,8 +332,31 @@ def _check_groups(x: Any, num_groups: int) -> None:
         )
 
 
-def _check_places(layer: str, x: Any) -> None:
-    if math.prod(x.shape[2:]) < 2:
+def _check_spatial_dims(layer: str, spatial_dims: int | None) -> None:
+    if spatial_dims is not None:
+        check_int(layer, "spatial_dims", spatial_dims)
+        if spatial_dims not in SPATIAL:
+            raise ValueError(
+                f"{layer}: expected spatial_dims to be 1, 2, 3 or None, got {spatial_dims}."
+            )
+
+
+def _check_instances(layer: str, x: Any, channels: int | str, spatial_dims: int | None) -> None:
+    """Refuse an input without the channels or dimensions."""
+    if spatial_dims is None:
+        check_input(layer, x, channels_first(channels, x, least_spatial=1))
+    else:
+        check_maybe_batched(layer, x, spatial_dims, channels)
+
+
+def _is_single(x: Any, spatial_dims: int | None) -> bool:
+    """Say whether an input is one example and no batch."""
+    return spatial_dims is not None and len(x.shape) == spatial_dims + 1
+
+
+def _check_places(layer: str, x: Any, spatial_dims: int | None) -> None:
+    """Refuse examples with a single value in each channel."""
+    if math.prod(x.shape[1 if _is_single(x, spatial_dims) else 2 :]) == 1:
         raise LayerError(
             f"{layer} expected more than one value in each channel of an example, got shape "
             f"{tuple(x.shape)}."

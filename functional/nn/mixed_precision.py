@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, overload
 
 import torch
@@ -42,8 +43,8 @@ def precision(
     Gradients pass the casts backwards, so those of the parameters have the parameters' dtype.
     Micikevicius et al. 2017, Mixed precision training (arXiv:1710.03740). Only floating-point
     leaves are cast. A state is not: the running statistics of a norm would stand still in
-    bfloat16, and stay in the dtype of the parameters. Norms, softmax and the sums of a product are
-    taken in float32 by torch's kernels whatever the dtype of what they read.
+    bfloat16, and begin in float32, or in float64 where that is computed in. Norms, softmax and the
+    sums of a product are taken in float32 by torch's kernels whatever the dtype of what they read.
 
     It wraps any layer, so that parts may differ: `nn.serial(body=nn.precision(body), head=head)`
     has a head in float32. With `compute=torch.float16` small gradients are lost unless the loss
@@ -81,11 +82,23 @@ def precision(
         _check_dtype(name, dtype)
 
     def init(key: Tensor, x: Any) -> Any:
-        return tree.cast(layer.init(key, _cast_input(x, params)), params)
+        made = layer.init(key, _cast_input(x, params))
+        if isinstance(layer, Layer):
+            return tree.cast(made, params)
+        return tree.cast(made[0], params), tree.cast(made[1], at_least_float32)
 
+    at_least_float32 = compute if compute.itemsize >= 4 else torch.float32
+
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
+        assert layer.rebuild is not None
+        return precision(layer.rebuild(parts), params=params, compute=compute, output=output)
+
+    again = None if layer.rebuild is None else rebuild
+    shown: dict[str, Any] = {"kind": "precision", "parts": layer.parts, "rebuild": again}
     if isinstance(layer, Layer):
-        return Layer(init, _computing_in(layer, compute, output), layer.uses_key)
-    return StatefulLayer(init, _stateful_computing_in(layer, compute, output), layer.uses_key)
+        return Layer(init, _computing_in(layer, compute, output), layer.uses_key, **shown)
+    apply = _stateful_computing_in(layer, compute, output)
+    return StatefulLayer(init, apply, layer.uses_key, **shown)
 
 
 def _computing_in(layer: Layer, compute: torch.dtype, output: torch.dtype) -> Apply:

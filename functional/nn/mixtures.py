@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from .. import random, tree
 from ..abstract import ShapeDtype
 from ..initializers import Initializer, zeros
 from .checks import check_flag, check_input, check_positive, needed_key, positive_int
-from .combinators import check_names
+from .combinators import check_names, stateless_parts
 from .dense import linear
 from .ensembles import ensemble
 from .layer import Layer, LayerError, Params, State, StatefulLayer, describe, in_part
@@ -86,12 +86,9 @@ def mixture_of_experts(
     >>> layer(params, x).shape
     torch.Size([8, 5, 6])
     """
-    mixture = _Mixture.of("mixture_of_experts", expert, num_experts, top_k, capacity_factor, router)
-
-    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Tensor:
-        return mixture.apply(params, x, key, train)[0]
-
-    return Layer(mixture.init, apply, mixture.uses_key, kind="mixture_of_experts")
+    return _untracked(
+        _Mixture.of("mixture_of_experts", expert, num_experts, top_k, capacity_factor, router)
+    )
 
 
 def tracked_mixture_of_experts(
@@ -124,28 +121,7 @@ def tracked_mixture_of_experts(
     (torch.Size([4]), tensor(1.0000))
     """
     name = "tracked_mixture_of_experts"
-    mixture = _Mixture.of(name, expert, num_experts, top_k, capacity_factor, router)
-
-    def init(key: Tensor, x: Any) -> tuple[Params, State]:
-        params = mixture.init(key, x)
-        even = torch.full((num_experts,), 1 / num_experts, dtype=x.dtype, device=key.device)
-        return params, {"dispatched": even, "probability": even.clone()}
-
-    def apply(
-        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
-    ) -> tuple[Tensor, State]:
-        check_parameters(name, state, dict.fromkeys(_LOAD, (num_experts,)))
-        y, probabilities, chosen = mixture.apply(params, x, key, train)
-        experts = torch.arange(num_experts, device=chosen.device)
-        # The state keeps its dtype, which beside halves is that of the parameters.
-        dtype = state["probability"].dtype
-        load = {
-            "dispatched": (chosen[..., None] == experts).to(dtype).flatten(0, -2).mean(0),
-            "probability": probabilities.to(dtype).mean(0),
-        }
-        return y, load
-
-    return StatefulLayer(init, apply, mixture.uses_key, kind=name)
+    return _tracked(_Mixture.of(name, expert, num_experts, top_k, capacity_factor, router))
 
 
 def load_balancing_loss(state: State) -> Tensor:
@@ -175,8 +151,8 @@ def load_balancing_loss(state: State) -> Tensor:
     tensor(1.5000)
     """
     losses = [
-        load["dispatched"].shape[0] * (load["dispatched"] * load["probability"]).sum()
-        for load in _loads(state)
+        load["dispatched"].shape[-1] * (load["dispatched"] * load["probability"]).sum()
+        for load in _loads(state)  # which are stacked where mixtures are
     ]
     if not losses:
         raise ValueError(
@@ -250,6 +226,53 @@ def noisy_router(
     return Layer(init, apply)
 
 
+def _untracked(mixture: _Mixture) -> Layer:
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Tensor:
+        return mixture.apply(params, x, key, train)[0]
+
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer:
+        return _untracked(mixture.of_parts(parts))
+
+    return Layer(
+        mixture.init,
+        apply,
+        mixture.uses_key,
+        kind=mixture.name,
+        parts=mixture.parts,
+        rebuild=rebuild,
+    )
+
+
+def _tracked(mixture: _Mixture) -> StatefulLayer:
+    name, num_experts = mixture.name, mixture.num_experts
+
+    def init(key: Tensor, x: Any) -> tuple[Params, State]:
+        params = mixture.init(key, x)
+        even = torch.full((num_experts,), 1 / num_experts, dtype=x.dtype, device=key.device)
+        return params, {"dispatched": even, "probability": even.clone()}
+
+    def apply(
+        params: Params, state: State, x: Any, *, key: Tensor | None = None, train: bool = False
+    ) -> tuple[Tensor, State]:
+        check_parameters(name, state, dict.fromkeys(_LOAD, (num_experts,)))
+        y, probabilities, chosen = mixture.apply(params, x, key, train)
+        experts = torch.arange(num_experts, device=chosen.device)
+        # The state keeps its dtype, which beside halves is that of the parameters.
+        dtype = state["probability"].dtype
+        load = {
+            "dispatched": (chosen[..., None] == experts).to(dtype).flatten(0, -2).mean(0),
+            "probability": probabilities.to(dtype).mean(0),
+        }
+        return y, load
+
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> StatefulLayer:
+        return _tracked(mixture.of_parts(parts))
+
+    return StatefulLayer(
+        init, apply, mixture.uses_key, kind=name, parts=mixture.parts, rebuild=rebuild
+    )
+
+
 @dataclass(frozen=True)
 class _Mixture:
     """The checked options of a mixture, and what it computes."""
@@ -259,9 +282,8 @@ class _Mixture:
     top_k: int
     capacity_factor: float | None
     router: Layer
-    #: All experts for the same tokens, and each for its own.
-    shared: Layer
-    apart: Layer
+    #: All experts, for the same tokens or, where they have a capacity, each for its own.
+    experts: Layer
 
     @staticmethod
     def of(
@@ -284,31 +306,45 @@ class _Mixture:
                 raise TypeError(
                     f"{name}: expected a Layer, which has no state, for {argument}, got {layer!r}."
                 )
-        shared, apart = ensemble(expert, num_experts), ensemble(expert, num_experts, in_axes=0)
-        return _Mixture(name, num_experts, top_k, capacity_factor, router, shared, apart)
+        experts = ensemble(expert, num_experts, in_axes=None if capacity_factor is None else 0)
+        return _Mixture(name, num_experts, top_k, capacity_factor, router, experts)
+
+    @property
+    def parts(self) -> dict[str, Layer]:
+        """Router and experts, by the names of their parameters."""
+        return {"router": self.router, "experts": self.experts}
+
+    def of_parts(self, parts: Mapping[str, Layer | StatefulLayer]) -> _Mixture:
+        """Return the mixture with another router or other experts."""
+        own = stateless_parts(self.name, parts)
+        return replace(self, router=own["router"], experts=own["experts"])
 
     @property
     def uses_key(self) -> bool:
         """Whether router or experts may read a key."""
-        return self.router.uses_key or self.shared.uses_key
+        return self.router.uses_key or self.experts.uses_key
 
     def init(self, key: Tensor, x: Any) -> Params:
         """Draw the parameters of router and experts."""
         check_input(self.name, x, ("...", "E"))
         token = ShapeDtype((1, x.shape[-1]), x.dtype)
+        each = ShapeDtype((self.num_experts, 1, x.shape[-1]), x.dtype)
         keys = random.split(key)
         return {
             "router": in_part("router", self.router.init, keys[0], token),
-            "experts": in_part("experts", self.shared.init, keys[1], token),
+            "experts": in_part(
+                "experts",
+                self.experts.init,
+                keys[1],
+                token if self.capacity_factor is None else each,
+            ),
         }
 
     def apply(
         self, params: Params, x: Any, key: Tensor | None, train: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the output, and the probabilities and choices of all tokens in a row."""
-        check_names(
-            self.name, "parameters", {"router": self.router, "experts": self.shared}, params
-        )
+        check_names(self.name, "parameters", self.parts, params)
         check_input(self.name, x, ("...", "E"))
         tokens = x.reshape(-1, x.shape[-1])
         router_key, expert_key = (None, None) if key is None else random.split(key).unbind(0)
@@ -324,9 +360,9 @@ class _Mixture:
         if self.top_k > 1:
             gates = gates / gates.sum(-1, keepdim=True)
 
-        def run(experts: Layer, x: Tensor) -> Tensor:
+        def run(x: Tensor) -> Tensor:
             own = params.get("experts", {})
-            y = in_part("experts", experts.apply, own, x, key=expert_key, train=train)
+            y = in_part("experts", self.experts.apply, own, x, key=expert_key, train=train)
             if not isinstance(y, Tensor) or y.shape[:2] != (self.num_experts, x.shape[-2]):
                 raise LayerError(
                     f"{self.name} expected experts to return a vector for each token, got "
@@ -335,12 +371,12 @@ class _Mixture:
             return y
 
         if self.capacity_factor is None:
-            outputs = run(self.shared, tokens)
+            outputs = run(tokens)
             weights = torch.zeros_like(p).scatter(-1, chosen, gates)
             y = torch.einsum("te,ted->td", weights, outputs.transpose(0, 1))
         else:
             room = math.ceil(self.capacity_factor * chosen.numel() / self.num_experts)
-            y = self._within(room, lambda x: run(self.apart, x), tokens, gates, chosen)
+            y = self._within(room, run, tokens, gates, chosen)
         return y.reshape(*x.shape[:-1], *y.shape[1:]), p, chosen
 
     def _within(self, room: int, run: Any, tokens: Tensor, gates: Tensor, chosen: Tensor) -> Tensor:

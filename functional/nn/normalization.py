@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..initializers import Initializer, ones, zeros
 from .checks import check_bools, check_input, check_positive, positive_int
-from .layer import Layer, Params
+from .layer import Layer, LayerError, Params
 from .parameters import check_parameters, check_same_dtype
 from .per_channel import affine_names, draw_affine
 
@@ -132,7 +132,16 @@ def _over_last(
     positive_int(name, "normalized_dims", normalized_dims)
     letters = tuple(f"D{index}" for index in range(1, normalized_dims + 1))
 
+    def check_dims(x: Any) -> None:
+        if len(getattr(x, "shape", letters)) < normalized_dims:
+            raise LayerError(
+                f"{name} expected an input with the dimensions to normalise, the last "
+                f"{normalized_dims}, got shape {tuple(x.shape)}; normalized_dims is their number "
+                "and no length."
+            )
+
     def init(key: Tensor, x: Any) -> Params:
+        check_dims(x)
         check_input(name, x, ("...", *letters))
         return draw_affine(key, names, x.shape[-normalized_dims:], x.dtype, weight_init, bias_init)
 
@@ -142,6 +151,7 @@ def _over_last(
         check_parameters(name, params, dict.fromkeys(names, letters))
         shape = params["weight"].shape if names else letters
         check_parameters(name, params, dict.fromkeys(names, shape))
+        check_dims(x)
         check_input(name, x, ("...", *shape))
         check_same_dtype(name, x, params)
         return normalized(x, list(x.shape[-normalized_dims:]), params)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F  # noqa: N812 - torch's name
@@ -15,7 +15,6 @@ from .checks import (
     check_int,
     check_maybe_batched,
     check_number,
-    positive_int,
 )
 from .layer import Layer, LayerError, lift
 
@@ -121,15 +120,16 @@ def reflection_pad2d(padding: IntOrInts) -> Layer:
     ----------
     padding
         One integer for every side, or one for each: `(left, right, top, bottom)`, the last
-        dimension first as in torch, and then `front, back` in three dimensions.
+        dimension first as in torch, and then `front, back` in three dimensions. A negative one
+        crops, when the other sides have been filled.
 
     Raises
     ------
     TypeError, ValueError
-        `padding` is not of the above, or is negative.
+        `padding` is not of the above.
     LayerError
-        The input does not have the right dimensions, is not floating-point, or is too small to
-        fill the padding.
+        The input does not have the right dimensions, is not floating-point, is too small to fill
+        the padding, or nothing is left of it.
 
     Examples
     --------
@@ -236,7 +236,7 @@ def circular_pad3d(padding: IntOrInts) -> Layer:
 
 
 def _constant(name: str, dims: int, padding: IntOrInts, value: float) -> Layer:
-    pads = _sides(name, dims, padding, check_int)
+    pads = _sides(name, dims, padding)
     check_number(name, "value", value)
 
     def pad(x: Tensor) -> Tensor:
@@ -245,10 +245,7 @@ def _constant(name: str, dims: int, padding: IntOrInts, value: float) -> Layer:
             raise LayerError(f"{name} expected an integer value for {x.dtype}, got {value}.")
         for length, before, after in _by_dimension(x, pads):
             if length + min(before, 0) + min(after, 0) < 0:
-                raise LayerError(
-                    f"{name} cannot crop {length} elements by {before} and {after}, got shape "
-                    f"{tuple(x.shape)}."
-                )
+                raise _cropped_too_much(name, x, length, before, after)
         return F.pad(x, pads, value=value)
 
     return lift(pad, name)
@@ -257,7 +254,9 @@ def _constant(name: str, dims: int, padding: IntOrInts, value: float) -> Layer:
 def _filled_from_input(
     name: str, dims: int, padding: IntOrInts, mode: Literal["reflect", "replicate", "circular"]
 ) -> Layer:
-    pads = _sides(name, dims, padding, _check_not_negative)
+    pads = _sides(name, dims, padding)
+    # torch's circular padding of one side reads past the end where it crops the other.
+    filled, cropped = ([limit(pad, 0) for pad in pads] for limit in (max, min))
     # How much more than its length a dimension can fill on one side.
     room = {"reflect": -1, "circular": 0}.get(mode)
 
@@ -271,12 +270,21 @@ def _filled_from_input(
                     f"{name} can pad {length} elements by at most {length + room}, got padding "
                     f"{max(before, after)} for an input of shape {tuple(x.shape)}."
                 )
-        return F.pad(x, pads, mode=mode)
+            if length + before + after < 1:
+                raise _cropped_too_much(name, x, length, before, after)
+        x = F.pad(x, filled, mode=mode)
+        return F.pad(x, cropped) if any(cropped) else x
 
     return lift(pad, name)
 
 
-def _sides(name: str, dims: int, padding: Any, check: Callable[[str, str, Any], None]) -> Shape:
+def _cropped_too_much(name: str, x: Tensor, length: int, before: int, after: int) -> LayerError:
+    return LayerError(
+        f"{name} cannot crop {length} elements by {before} and {after}, got shape {tuple(x.shape)}."
+    )
+
+
+def _sides(name: str, dims: int, padding: Any) -> Shape:
     """Return the padding of every side, last dimension first; a single integer serves for all."""
     pads = tuple(padding) if isinstance(padding, Sequence) else (padding,) * (2 * dims)
     if len(pads) != 2 * dims:
@@ -284,12 +292,8 @@ def _sides(name: str, dims: int, padding: Any, check: Callable[[str, str, Any], 
             f"{name}: expected one or {2 * dims} integers for padding, got {padding!r}."
         )
     for pad in pads:
-        check(name, "padding", pad)
+        check_int(name, "padding", pad)
     return pads
-
-
-def _check_not_negative(layer: str, argument: str, value: Any) -> None:
-    positive_int(layer, argument, value, minimum=0)
 
 
 def _by_dimension(x: Tensor, pads: Shape) -> list[tuple[int, int, int]]:

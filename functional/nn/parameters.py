@@ -32,14 +32,42 @@ def weight_and_bias(
     first dimension unless given.
     """
     weight_key, bias_key = random.split(key)
-    params = {"weight": (weight_init or DEFAULT_WEIGHT)(weight_key, weight_shape, dtype)}
+    draw = weight_init or DEFAULT_WEIGHT
+    params = {"weight": drawn("weight_init", draw, weight_key, weight_shape, dtype)}
     if bias:
         fan_in, _ = initializers.fans(weight_shape)
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         draw = bias_init or initializers.uniform(-bound, bound)
         length = weight_shape[0] if bias_length is None else bias_length
-        params["bias"] = draw(bias_key, (length,), dtype)
+        params["bias"] = drawn("bias_init", draw, bias_key, (length,), dtype)
     return params
+
+
+def drawn(
+    argument: str,
+    initializer: initializers.Initializer,
+    key: Tensor,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Return what an initializer, given as `argument`, draws; refuse one that does not fit.
+
+    >>> drawn("bias_init", 0.0, random.key(0), (2,), torch.float32)
+    Traceback (most recent call last):
+    TypeError: expected an initializer, a function of (key, shape, dtype), for bias_init, got 0.0.
+    """
+    if not callable(initializer):
+        raise TypeError(
+            f"expected an initializer, a function of (key, shape, dtype), for {argument}, got "
+            f"{initializer!r}."
+        )
+    value = initializer(key, shape, dtype)
+    if not isinstance(value, Tensor) or tuple(value.shape) != tuple(shape):
+        raise LayerError(
+            f"{argument} was asked for a tensor of shape {tuple(shape)}, and gave "
+            f"{describe(value)}."
+        )
+    return value
 
 
 def check_parameters(layer: str, params: Any, expected: Mapping[str, Sequence[int | str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from .. import random
 from ..initializers import Initializer, constant
 from .checks import check_flag, check_input, check_number, needed_key, positive_int
 from .layer import Layer, Params
-from .parameters import check_parameters, check_same_dtype
+from .parameters import check_parameters, check_same_dtype, drawn
 
 
 def prelu(num_parameters: int = 1, *, weight_init: Initializer | None = None) -> Layer:
@@ -49,7 +50,7 @@ def prelu(num_parameters: int = 1, *, weight_init: Initializer | None = None) ->
 
     def init(key: Tensor, x: Any) -> Params:
         check_input("prelu", x, pattern)
-        return {"weight": draw(key, (num_parameters,), x.dtype)}
+        return {"weight": drawn("weight_init", draw, key, (num_parameters,), x.dtype)}
 
     def apply(
         params: Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
@@ -72,7 +73,7 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> Layer:
     Raises
     ------
     TypeError, ValueError
-        `lower` or `upper` is not a number, or `lower > upper`.
+        `lower` or `upper` is not a finite number, or `lower > upper`.
     LayerError
         No key is given in training, or the input is not floating-point.
 
@@ -87,8 +88,8 @@ def rrelu(lower: float = 1 / 8, upper: float = 1 / 3) -> Layer:
     """
     check_number("rrelu", "lower", lower)
     check_number("rrelu", "upper", upper)
-    if not lower <= upper:
-        raise ValueError(f"rrelu: expected lower <= upper, got {lower} and {upper}.")
+    if not -math.inf < lower <= upper < math.inf:
+        raise ValueError(f"rrelu: expected finite lower <= upper, got {lower} and {upper}.")
 
     def init(key: Tensor, x: Any) -> Params:
         check_input("rrelu", x, ("...",))

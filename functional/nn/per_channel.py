@@ -10,10 +10,11 @@ import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
 
 from .. import random, tree
+from ..control import levels
 from ..initializers import Initializer
-from .checks import check_bools, check_flag, check_input, check_number
+from .checks import check_bools, check_flag, check_number
 from .layer import LayerError, Params, State
-from .parameters import check_parameters, check_same_dtype, check_state_dtype
+from .parameters import check_parameters, check_same_dtype, check_state_dtype, drawn
 
 
 def affine_names(layer: str, affine: bool, bias: bool) -> list[str]:
@@ -37,7 +38,11 @@ def draw_affine(
     """Return those of `weight` and `bias` that are named."""
     weight_key, bias_key = random.split(key)
     params = {"weight": (weight_init, weight_key), "bias": (bias_init, bias_key)}
-    return {name: draw(key, shape, dtype) for name, (draw, key) in params.items() if name in names}
+    return {
+        name: drawn(f"{name}_init", draw, key, shape, dtype)
+        for name, (draw, key) in params.items()
+        if name in names
+    }
 
 
 def check_affine(layer: str, params: Any, names: Sequence[str]) -> int | str:
@@ -85,37 +90,37 @@ def running_statistics(key: Tensor, channels: int, dtype: torch.dtype) -> State:
 
 
 def check_tracked(
-    layer: str,
-    params: Params,
-    state: State,
-    names: Sequence[str],
-    x: Tensor,
-    train: bool,
-    least_spatial: int = 0,
-) -> None:
-    """Refuse parameters, statistics and an input that do not have the same channels."""
+    layer: str, params: Params, state: State, names: Sequence[str], train: bool
+) -> int:
+    """Refuse parameters and statistics of other channels than one another; return how many."""
     check_flag(layer, "train", train)
     check_parameters(layer, params, dict.fromkeys(names, ("C",)))
     per_channel: dict[str, tuple[str, ...]] = {"running_mean": ("C",), "running_var": ("C",)}
     check_parameters(layer, state, {**per_channel, "num_batches_tracked": ()})
-    channels = state["running_mean"].shape[0]
-    check_input(layer, x, channels_first(channels, x, least_spatial))
-    statistics = {name: state[name] for name in per_channel}
-    check_same_dtype(layer, x, params)
-    check_state_dtype(layer, x, statistics)
-    for name, value in {**params, **statistics}.items():
-        if value.shape != (channels,):
+    channels: int = state["running_mean"].shape[0]
+    for name in (*names, *per_channel):
+        shape = (params if name in names else state)[name].shape
+        if shape != (channels,):
             raise LayerError(
                 f"{layer} expected {name!r} of shape ({channels},), as 'running_mean' has, got "
-                f"{tuple(value.shape)}."
+                f"{tuple(shape)}."
             )
+    return channels
+
+
+def check_tracked_dtypes(layer: str, x: Tensor, params: Params, state: State) -> None:
+    """Refuse parameters and statistics that an input of its dtype cannot be normalised with."""
+    check_same_dtype(layer, x, params)
+    statistics = {name: state[name] for name in ("running_mean", "running_var")}
+    check_state_dtype(layer, x, statistics)
 
 
 def normalize_by(state: State, x: Tensor, params: Params, eps: float) -> Tensor:
     """Return `x` normalised by running statistics."""
     wide = widened(x, {**params, **state})
     mean, var = wide["running_mean"], wide["running_var"]
-    y = F.batch_norm(x, mean, var, wide.get("weight"), wide.get("bias"), eps=eps)
+    weight, bias = wide.get("weight"), wide.get("bias")
+    y = F.batch_norm(for_transforms(x), mean, var, weight, bias, eps=eps)
     return y.to(x.dtype)
 
 
@@ -125,3 +130,17 @@ def widened(x: Tensor, values: Params) -> Params:
     torch's kernels round less with these: batch norm's gradients lose ten times as much otherwise.
     """
     return tree.cast(values, torch.promote_types(x.dtype, torch.float32))
+
+
+def for_transforms(x: Tensor) -> Tensor:
+    """Return `x` in float32 where it is a half and torch.func's transforms run.
+
+    Under vmap torch takes weight and bias apart from batch norm, forwards and backwards; its
+    kernels refuse the mixture of dtypes that is left.
+    """
+    return x.to(torch.promote_types(x.dtype, torch.float32)) if _transforms_run() else x
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transforms_run() -> bool:
+    return levels.current() > 0

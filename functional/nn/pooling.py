@@ -266,7 +266,13 @@ def _avg_pool(
             windows.name, "divisor_override", divisor_override
         )
     options = windows.kernel_size, windows.stride, windows.padding, ceil_mode, count_include_pad
-    return over_windows(windows, lambda x: _AVG[dims](x, *options, **divisor))
+
+    def averaged(x: Tensor) -> Any:
+        # torch has no kernel for three dimensions of halves on the CPU.
+        wide = x.to(_wide(x)) if dims == 3 and x.device.type == "cpu" else x
+        return _AVG[dims](wide, *options, **divisor).to(x.dtype)
+
+    return over_windows(windows, averaged)
 
 
 def _lp_pool(
@@ -287,13 +293,20 @@ def _lp_pool(
         if norm_type == math.inf:
             largest: Tensor = _MAX[dims](x.abs(), kernel, strides, ceil_mode=ceil_mode)
             return largest
-        mean = _AVG[dims](x.pow(norm_type), kernel, strides, ceil_mode=ceil_mode)
+        # The powers of halves soon overflow.
+        powers = x.to(_wide(x)).pow(norm_type)
+        mean = _AVG[dims](powers, kernel, strides, ceil_mode=ceil_mode)
         total = mean * math.prod(kernel)
         # The slope of the root is infinite at zero, and NaN once multiplied by zero.
         is_zero = total == 0
-        return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, total).pow(1 / norm_type))
+        root = torch.where(is_zero, 1.0, total).pow(1 / norm_type)
+        return torch.where(is_zero, 0.0, root).to(x.dtype)
 
     return over_windows(windows, norm)
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 @dataclass(frozen=True)

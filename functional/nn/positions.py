@@ -145,13 +145,20 @@ def learned_positions(max_length: int, *, weight_init: Initializer | None = None
     return Layer(init, apply, uses_key=False)
 
 
-def alibi_slopes(num_heads: int) -> Tensor:
+def alibi_slopes(num_heads: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Return the slope of each head in attention with linear biases, of shape `(num_heads,)`.
 
     For a power of two they are `2 ** (-8 h / num_heads)`, `h` from 1 to `num_heads`. Otherwise
     they are those for the next smaller power of two, and then every second one of those for twice
     as many, as in the authors' code. Press et al. 2022, Train short, test long: attention with
     linear biases enables input length extrapolation.
+
+    Parameters
+    ----------
+    num_heads
+        How many heads there are.
+    dtype
+        That of the slopes.
 
     Raises
     ------
@@ -169,7 +176,7 @@ def alibi_slopes(num_heads: int) -> Tensor:
     power = 1 << (num_heads.bit_length() - 1)
     slopes = [2 ** (-8 * head / power) for head in range(1, power + 1)]
     slopes += [2 ** (-4 * head / power) for head in range(1, 2 * power, 2)]
-    return torch.tensor(slopes[:num_heads], dtype=torch.float32)
+    return torch.tensor(slopes[:num_heads], dtype=dtype)
 
 
 def _angles(layer: str, x: Tensor, half: int, offset: Any, base: float) -> Tensor:

@@ -14,6 +14,7 @@ from .. import random
 from ..abstract import ShapeDtype
 from ..control.scans import scan
 from ..initializers import Initializer
+from ..losses.checks import in_range, nan_unless, values_are_visible
 from .cells import (
     GRU,
     LSTM,
@@ -54,7 +55,9 @@ def rnn(
 
     With `lengths`, integers of shape `(N,)`, what `x` holds from step `lengths[i]` on is padding:
     there `y` is zero, `h_n` is of the last step before, and the reverse direction begins at that
-    step, as in torch's packed sequences. No value or gradient depends on the padding.
+    step, as in torch's packed sequences. No value or gradient depends on the padding. Lengths lie
+    within `[0, L]`; under `jit` and `vmap`, where they have no values to look at, all that is
+    returned of a sequence with another length is NaN.
 
     Parameters are those of `torch.nn.RNN`, with its flat names: `weight_ih_l0`, `weight_hh_l0`,
     `bias_ih_l0`, `bias_hh_l0`, the same with `_reverse`, then `_l1` and so on; by default
@@ -84,8 +87,9 @@ def rnn(
     TypeError, ValueError
         An option is not one of the above, or there is `dropout` but no layer after another.
     LayerError
-        The input, the carry or the lengths do not have the right shape or dtype, no key is given
-        in training with dropout; or the parameters are not this layer's.
+        The input, the carry or the lengths do not have the right shape or dtype, a length is not
+        within `[0, L]`, no key is given in training with dropout; or the parameters are not this
+        layer's.
 
     Examples
     --------
@@ -273,11 +277,14 @@ def _recurrent(
 
         y, carry = _layers(sizes, params, x.transpose(0, 1), carry, valid, between)
         y = y.transpose(0, 1)
+        if lengths is not None and not values_are_visible(lengths):
+            factor = nan_unless(_is_length(x, lengths), y)[:, None]
+            y, carry = y * factor[..., None], tuple(part * factor for part in carry)
         if not is_batched:
             y, carry = y[0], tuple(part[:, 0] for part in carry)
         return y, public_carry(carry)
 
-    return Layer(init, apply, uses_key=bool(dropout))
+    return Layer(init, apply, uses_key=bool(dropout), kind=sizes.name)
 
 
 def _layers(
@@ -365,5 +372,13 @@ def _valid(name: str, x: Tensor, lengths: Any) -> Tensor:
     check_input(f"{name} (lengths)", lengths, (x.shape[0],), floating=False)
     if isinstance(lengths, ShapeDtype) or lengths.dtype not in (torch.int32, torch.int64):
         raise LayerError(f"{name} expected lengths as integers, got {describe(lengths)}.")
+    if values_are_visible(lengths) and not _is_length(x, lengths).all():
+        outside = sorted(set(lengths[~_is_length(x, lengths)].tolist()))[:5]
+        raise LayerError(f"{name} expected lengths within [0, {x.shape[1]}], got {outside}.")
     steps = torch.arange(x.shape[1], device=x.device)
     return torch.lt(steps[:, None], lengths)[..., None]
+
+
+def _is_length(x: Tensor, lengths: Tensor) -> Tensor:
+    """Say for each length whether `x`, of shape `(N, L, input_size)`, has as many steps."""
+    return in_range(lengths, x.shape[1] + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -73,7 +73,8 @@ def weight_norm(layer: Layer, name: str = "weight", dim: int | None = 0) -> Laye
         weight = direction * (lengths / _norm(direction, dim))
         return layer.apply({**rest, name: weight}, x, key=key, train=train)
 
-    return Layer(init, apply, layer.uses_key, kind="weight_norm")
+    shown = _shown("weight_norm", layer, lambda inner: weight_norm(inner, name, dim))
+    return Layer(init, apply, layer.uses_key, **shown)
 
 
 def spectral_norm(
@@ -108,7 +109,8 @@ def spectral_norm(
     eps
         What the norms are at least taken to be, above 0.
     dim
-        The dimension of the outputs; from the last one where it is negative.
+        The dimension of the outputs, from the last one where it is negative; of a transposed
+        convolution 1, which torch chooses by itself.
 
     Raises
     ------
@@ -168,7 +170,25 @@ def spectral_norm(
                 return y, state
         return y, _with_vectors(others, name, u, v) if original.ndim > 1 else others
 
-    return StatefulLayer(init, apply, layer.uses_key, kind="spectral_norm")
+    shown = _shown(
+        "spectral_norm",
+        layer,
+        lambda inner: spectral_norm(inner, name, n_power_iterations, eps, dim),
+    )
+    return StatefulLayer(init, apply, layer.uses_key, **shown)
+
+
+def _shown(
+    wrapper: str, layer: Layer | StatefulLayer, wrapped: Callable[[Any], Layer | StatefulLayer]
+) -> dict[str, Any]:
+    """Return how a wrapped layer is shown: with its own parts, which keep their names."""
+
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
+        assert layer.rebuild is not None
+        return wrapped(layer.rebuild(parts))
+
+    again = None if layer.rebuild is None else rebuild
+    return {"kind": wrapper, "parts": layer.parts, "rebuild": again}
 
 
 def _check_arguments(

@@ -199,6 +199,10 @@ def pixel_shuffle(upscale_factor: int) -> Layer:
     def shuffled(x: Tensor) -> Tensor:
         check_input("pixel_shuffle", x, ("...", "C", "H", "W"), floating=False)
         _check_divisible("pixel_shuffle", "channels", x, x.shape[-3], square)
+        if not x.numel():  # torch's derivative has another shape
+            *leading, channels, height, width = x.shape
+            lengths = channels // square, height * upscale_factor, width * upscale_factor
+            return x.reshape(*leading, *lengths)
         return F.pixel_shuffle(x, upscale_factor)
 
     return lift(shuffled, "pixel_shuffle")
@@ -226,6 +230,10 @@ def pixel_unshuffle(downscale_factor: int) -> Layer:
         check_input("pixel_unshuffle", x, ("...", "C", "H", "W"), floating=False)
         _check_divisible("pixel_unshuffle", "a height", x, x.shape[-2], downscale_factor)
         _check_divisible("pixel_unshuffle", "a width", x, x.shape[-1], downscale_factor)
+        if not x.numel():  # torch leaves the shape as it is
+            *leading, channels, height, width = x.shape
+            lengths = height // downscale_factor, width // downscale_factor
+            return x.reshape(*leading, channels * downscale_factor**2, *lengths)
         return F.pixel_unshuffle(x, downscale_factor)
 
     return lift(unshuffled, "pixel_unshuffle")

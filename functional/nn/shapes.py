@@ -19,6 +19,8 @@ def flatten(start_dim: int = 1, end_dim: int = -1) -> Layer:
 
     Raises
     ------
+    TypeError
+        `start_dim` or `end_dim` is not an integer.
     LayerError
         The input has too few dimensions.
 
@@ -28,6 +30,8 @@ def flatten(start_dim: int = 1, end_dim: int = -1) -> Layer:
     >>> flatten()({}, torch.ones(8, 3, 4, 4)).shape
     torch.Size([8, 48])
     """
+    check_int("flatten", "start_dim", start_dim)
+    check_int("flatten", "end_dim", end_dim)
 
     def flattened(x: Tensor) -> Any:
         check_input("flatten", x, ("...",), floating=False)

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, overload
 
-import torch
 from torch import Tensor
 
 from .. import tree
@@ -51,7 +50,7 @@ def tie(layer: Layer | StatefulLayer, ties: Ties) -> Layer | StatefulLayer:
 
     Examples
     --------
-    >>> import purefn.functional as pf
+    >>> import torch
     >>> from purefn.functional import nn, random
     >>> model = nn.serial(encoder=nn.embedding(7, 4), decoder=nn.linear(7, bias=False))
     >>> tied = tie(model, {"decoder.weight": "encoder.weight"})
@@ -107,6 +106,7 @@ def untie_params(params: Params, ties: Ties) -> Params:
 
     Examples
     --------
+    >>> import torch
     >>> params = {"encoder": {"weight": torch.ones(2)}}
     >>> untie_params(params, {"decoder.weight": "encoder.weight"})
     {'encoder': {'weight': tensor([1., 1.])}, 'decoder': {'weight': tensor([1., 1.])}}
@@ -128,6 +128,7 @@ def tie_params(params: Params, ties: Ties) -> Params:
 
     Examples
     --------
+    >>> import torch
     >>> both = {"encoder": {"weight": torch.ones(2)}, "decoder": {"weight": torch.ones(2)}}
     >>> tie_params(both, {"decoder.weight": "encoder.weight"})
     {'encoder': {'weight': tensor([1., 1.])}}
@@ -136,11 +137,16 @@ def tie_params(params: Params, ties: Ties) -> Params:
     rest = _without(params, ties)
     for tied, source in ties.items():
         pair = _found(params, tied), _found(params, source)
-        if not tree.all(tree.map(torch.equal, *pair)):
+        if not tree.all(tree.map(_is_equal, *pair)):
             raise LayerError(
                 f"tie expected equal parameters for {tied!r} and {source!r}, got other values."
             )
     return rest
+
+
+def _is_equal(one: Tensor, two: Tensor) -> bool:
+    """Say whether two leaves of one shape have the same values, of which NaN is one."""
+    return bool(((one == two) | (one.isnan() & two.isnan())).all())
 
 
 def _checked(ties: Any) -> dict[str, str]:
@@ -168,9 +174,10 @@ def _found(params: Params, name: str) -> Params:
     value = params
     for entry in name.split("."):
         if not isinstance(value, Mapping) or entry not in value:
+            is_dict = isinstance(params, Mapping)
             raise LayerError(
                 f"tie expected parameters with the name {name!r}, got "
-                f"{list(tree.to_state_dict(params))}."
+                f"{list(tree.to_state_dict(params)) if is_dict else describe(params)}."
             )
         value = value[entry]
     return value

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from .. import random
-from ..abstract import ShapeDtype
+from ..abstract import eval_shape
 from ..initializers import Initializer, zeros
 from .activations import relu
 from .attention import multi_head_attention
 from .checks import check_bools, check_flag, check_input, positive_int
-from .combinators import check_names
+from .combinators import abstract, check_names, stateless_parts
 from .dense import linear
-from .layer import Layer, LayerError, Params, describe, in_part, lift
+from .layer import Layer, LayerError, Params, StatefulLayer, describe, in_part, lift
 from .normalization import layer_norm
 from .regularization import dropout as dropout_layer
 
 Activation = Callable[[Tensor], Tensor]
 #: Memory and mask of each attention in a layer.
 Sources = list[tuple[Any, Any]]
+#: How many features has what comes out of the network that is being initialized.
+_width: ContextVar[int] = ContextVar("width")
 
 
 def transformer_encoder_layer(
@@ -114,7 +117,7 @@ def transformer_encoder_layer(
         layer_norm(eps=layer_norm_eps, bias=bias),
         norm_first,
     )
-    return _layer(blocks, unpack, uses_key=dropout > 0)
+    return _layer(blocks, unpack, drops=dropout > 0)
 
 
 def transformer_decoder_layer(
@@ -175,7 +178,7 @@ def transformer_decoder_layer(
         layer_norm(eps=layer_norm_eps, bias=bias),
         norm_first,
     )
-    return _layer(blocks, unpack, uses_key=dropout > 0)
+    return _layer(blocks, unpack, drops=dropout > 0)
 
 
 @dataclass(frozen=True)
@@ -183,10 +186,12 @@ class _Blocks:
     """Several attentions and one network, each with its norm."""
 
     layer: str
-    attention: dict[str, Layer]
+    parts: dict[str, Layer]
+    attention: tuple[str, ...]
+    norms: tuple[str, ...]
     dense: Callable[[int], Layer]
-    linear1: Layer
-    norms: dict[str, Layer]
+    #: Whether linear2 is still the one that there is at first.
+    is_back: bool
     drop: Layer
     activation: Layer
     norm_first: bool
@@ -204,36 +209,38 @@ class _Blocks:
     ) -> _Blocks:
         """Check the options."""
         positive_int(layer, "dim_feedforward", dim_feedforward)
+        if not callable(activation):
+            raise TypeError(
+                f"{layer}: expected a function such as nn.gelu for activation, got {activation!r}."
+            )
+        network = {"linear1": dense(dim_feedforward), "linear2": _back(dense)}
+        norms = {f"norm{index + 1}": norm for index in range(len(attention) + 1)}
         return _Blocks(
             layer=layer,
-            attention=attention,
+            parts={**attention, **network, **norms},
+            attention=tuple(attention),
+            norms=tuple(norms),
             dense=dense,
-            linear1=dense(dim_feedforward),
-            norms={f"norm{index + 1}": norm for index in range(len(attention) + 1)},
+            is_back=True,
             drop=dropout_layer(dropout),
             activation=lift(activation, "activation"),
             norm_first=norm_first,
         )
 
-    def parts(self, x: Any) -> dict[str, Layer]:
-        """Return the parts for inputs like `x`, by name."""
-        check_input(self.layer, x, ("...", "L", "E"))
-        linear2 = self.dense(x.shape[-1])
-        return {**self.attention, "linear1": self.linear1, "linear2": linear2, **self.norms}
-
     def init(self, key: Tensor, x: Any, sources: Sources) -> Params:
         """Draw the parameters of every part."""
-        parts = self.parts(x)
-        keys = dict(zip(parts, random.split(key, len(parts)).unbind(0), strict=True))
-        params = {
-            part: in_part(part, layer.init, keys[part], (x, memory))
-            for (part, layer), (memory, _) in zip(self.attention.items(), sources, strict=True)
-        }
-        params["linear1"] = in_part("linear1", self.linear1.init, keys["linear1"], x)
-        inside = ShapeDtype(params["linear1"]["weight"].shape[:1], x.dtype)
-        params["linear2"] = in_part("linear2", parts["linear2"].init, keys["linear2"], inside)
-        for part, layer in self.norms.items():
-            params[part] = in_part(part, layer.init, keys[part], x)
+        check_input(self.layer, x, ("...", "L", "E"))
+        inputs = dict.fromkeys(self.parts, x)
+        inputs |= {part: (x, source[0]) for part, source in self._sources(sources)}
+        keys = random.split(key, len(self.parts)).unbind(0)
+        params: dict[str, Params] = {}
+        for (part, layer), own in zip(self.parts.items(), keys, strict=True):
+            if part == "linear2":
+                made = abstract((params["linear1"], x), key)
+                inputs[part] = eval_shape(self._inside, *made)
+                # By a context where it must be, for Dynamo knows of none.
+                layer = self.dense(x.shape[-1]) if self.is_back else _within(x.shape[-1], layer)
+            params[part] = in_part(part, layer.init, own, inputs[part])
         return params
 
     def apply(
@@ -241,32 +248,90 @@ class _Blocks:
     ) -> Tensor:
         """Return what one block after the other makes of `x`."""
         check_flag(self.layer, "train", train)
-        parts = self.parts(x)
-        check_names(self.layer, "parameters", parts, params)
+        check_input(self.layer, x, ("...", "L", "E"))
+        check_names(self.layer, "parameters", self.parts, params)
         # Each attention takes one key, the network one inside, and each block one at its end.
-        keys = iter(_split(key, 2 * len(self.norms)))
+        count = 2 * len(self.norms)
+        rest = [part for part in self.parts if part not in self.attention]
+        rest = [part for part in rest if self.parts[part].uses_key]
+        drawn = _split(key, count + len(rest))
+        keys, own_keys = iter(drawn[:count]), dict(zip(rest, drawn[count:], strict=True))
 
         def run(part: str, x: Any, key: Tensor | None = None) -> Any:
-            own = params.get(part, {})
-            return in_part(part, parts[part].apply, own, x, key=key, train=train)
+            own, key = params.get(part, {}), own_keys.get(part, key)
+            return in_part(part, self.parts[part].apply, own, x, key=key, train=train)
 
         def dropped(x: Tensor) -> Any:
             return self.drop({}, x, key=next(keys), train=train)
 
         def network(x: Tensor) -> Any:
-            return run("linear2", dropped(self.activation({}, run("linear1", x))))
+            y = run("linear2", dropped(self.activation({}, run("linear1", x))))
+            return in_part("linear2", _checked_summand, y, x)
 
         def attend(part: str, memory: Any, mask: Any) -> Callable[[Tensor], Any]:
-            return lambda x: run(part, (x, memory, mask), next(keys))
+            def attention(x: Tensor) -> Any:
+                y = run(part, (x, memory, mask), next(keys))
+                return in_part(part, _checked_summand, y, x)
 
-        rows = zip(self.attention, sources, strict=True)
-        blocks = [*(attend(part, *source) for part, source in rows), network]
+            return attention
+
+        blocks = [*(attend(part, *source) for part, source in self._sources(sources)), network]
         for norm, block in zip(self.norms, blocks, strict=True):
             if self.norm_first:
                 x = x + dropped(block(run(norm, x)))
             else:
                 x = run(norm, x + dropped(block(x)))
         return x
+
+    def _sources(self, sources: Sources) -> list[tuple[str, tuple[Any, Any]]]:
+        return list(zip(self.attention, sources, strict=True))
+
+    def _inside(self, params: Params, x: Any) -> Any:
+        """Return what the second half of the network receives, but for dropout."""
+        return self.activation({}, in_part("linear1", self.parts["linear1"].apply, params, x))
+
+
+def _within(width: int, layer: Layer) -> Layer:
+    """Return a layer whose `init` knows how many features what it returns should have."""
+
+    def init(key: Tensor, x: Any) -> Params:
+        token = _width.set(width)
+        try:
+            return layer.init(key, x)
+        finally:
+            _width.reset(token)
+
+    return replace(layer, init=init)
+
+
+def _back(dense: Callable[[int], Layer]) -> Layer:
+    """Return the second half of a network, as wide as what the first one receives."""
+
+    def init(key: Tensor, x: Any) -> Params:
+        width = _width.get(None)
+        if width is None:
+            raise LayerError(
+                "linear2 has as many features as the input of the transformer layer that it is "
+                "part of, and is initialized with it; alone, take nn.linear(features)."
+            )
+        return dense(width).init(key, x)
+
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+        weight = params.get("weight") if isinstance(params, Mapping) else None
+        width = len(weight) if isinstance(weight, Tensor) and weight.ndim else 0
+        return dense(width or 1).apply(params, x, key=key, train=train)
+
+    return Layer(init, apply, uses_key=False, kind="linear")
+
+
+def _checked_summand(y: Any, x: Tensor) -> Any:
+    """Refuse what cannot be added to `x` without being broadcast."""
+    if not isinstance(y, Tensor) or y.shape != x.shape:
+        raise LayerError(
+            f"a transformer layer expected this part to return a tensor of shape {tuple(x.shape)}, "
+            f"which it adds to its input, got {describe(y)}."
+        )
+    return y
 
 
 def _drawn(weight_init: Initializer | None, bias_init: Initializer | None) -> dict[str, Any]:
@@ -278,11 +343,17 @@ def _split(key: Tensor | None, count: int) -> list[Tensor | None]:
     return [None] * count if key is None else list(random.split(key, count).unbind(0))
 
 
-def _layer(blocks: _Blocks, unpack: Callable[[Any], tuple[Any, Sources]], uses_key: bool) -> Layer:
+def _layer(blocks: _Blocks, unpack: Callable[[Any], tuple[Any, Sources]], drops: bool) -> Layer:
     def init(key: Tensor, x: Any) -> Params:
         return blocks.init(key, *unpack(x))
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
         return blocks.apply(params, *unpack(x), key, train)
 
-    return Layer(init, apply, uses_key)
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer:
+        own = stateless_parts(blocks.layer, parts)
+        is_back = blocks.is_back and own["linear2"] is blocks.parts["linear2"]
+        return _layer(replace(blocks, parts=own, is_back=is_back), unpack, drops)
+
+    uses_key = drops or any(part.uses_key for part in blocks.parts.values())
+    return Layer(init, apply, uses_key, kind=blocks.layer, parts=blocks.parts, rebuild=rebuild)

@@ -11,8 +11,8 @@ from .. import random
 from ..initializers import Initializer
 from .activations import relu
 from .checks import positive_int
-from .combinators import check_names
-from .layer import Layer, LayerError, Params, describe, in_part
+from .combinators import check_names, stateless_parts
+from .layer import Layer, LayerError, Params, StatefulLayer, describe, in_part
 from .normalization import layer_norm
 from .transformer_layers import Activation, transformer_decoder_layer, transformer_encoder_layer
 
@@ -125,10 +125,16 @@ def transformer(
     norm = layer_norm(eps=layer_norm_eps, bias=bias)
     encoder_layer = transformer_encoder_layer(nhead, dim_feedforward, **options)
     decoder_layer = transformer_decoder_layer(nhead, dim_feedforward, causal=causal, **options)
-    halves = {
-        "encoder": transformer_encoder(encoder_layer, num_encoder_layers, norm),
-        "decoder": transformer_decoder(decoder_layer, num_decoder_layers, norm),
-    }
+    return _both(
+        {
+            "encoder": transformer_encoder(encoder_layer, num_encoder_layers, norm),
+            "decoder": transformer_decoder(decoder_layer, num_decoder_layers, norm),
+        }
+    )
+
+
+def _both(halves: dict[str, Layer]) -> Layer:
+    """Return the decoder of one sequence that attends to the encoder of another."""
 
     def init(key: Tensor, x: Any) -> Params:
         source, target, *_ = _unpack(x)
@@ -148,7 +154,11 @@ def transformer(
         memory = run("encoder", (source, source_mask), keys[0])
         return run("decoder", (target, memory, target_mask, memory_mask), keys[1])
 
-    return Layer(init, apply, uses_key=encoder_layer.uses_key)
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer:
+        return _both(stateless_parts("transformer", parts))
+
+    uses_key = any(half.uses_key for half in halves.values())
+    return Layer(init, apply, uses_key, kind="transformer", parts=halves, rebuild=rebuild)
 
 
 def _unpack(x: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -168,36 +178,66 @@ def _stack(name: str, layer: Layer, num_layers: int, norm: Layer | None) -> Laye
             raise TypeError(
                 f"{name}: expected a Layer, which has no state, for {argument}, got {part!r}."
             )
-    numbers = [str(index) for index in range(positive_int(name, "num_layers", num_layers))]
-    parts = {"layers": layer, **({} if norm is None else {"norm": norm})}
+    numbers = range(positive_int(name, "num_layers", num_layers))
+    layers = _one_after_another(name, {str(index): layer for index in numbers})
+    return _with_norm(name, layers, norm, num_layers)
+
+
+def _with_norm(name: str, layers: Layer, norm: Layer | None, count: int) -> Layer:
+    """Return `count` layers, and perhaps a norm after them."""
+    parts = {"layers": layers, **({} if norm is None else {"norm": norm})}
+    norm_uses_key = norm is not None and norm.uses_key
 
     def init(key: Tensor, x: Any) -> Params:
-        *keys, norm_key = random.split(key, num_layers + 1)
-        rows = zip(numbers, keys, strict=True)
-        params = {"layers": {number: _in_layer(number, layer.init, key, x) for number, key in rows}}
+        params = {"layers": in_part("layers", layers.init, key, x)}
         if norm is not None:
+            norm_key = random.split(key, count + 1)[count]
             params["norm"] = in_part("norm", norm.init, norm_key, _split(x)[0])
         return params
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
         check_names(name, "parameters", parts, params)
         own = params.get("layers", {})
-        _check_layers(name, numbers, own)
-        keys = [None] * num_layers if key is None else random.split(key, num_layers + 1)[:-1]
-        y, rest = _split(x)
-        for number, layer_key in zip(numbers, keys, strict=True):
-            x = (y, *rest) if rest else y
-            run = layer.apply
-            y = _in_layer(number, run, own.get(number, {}), x, key=layer_key, train=train)
+        y = in_part("layers", layers.apply, own, x, key=key, train=train)
         if norm is None:
             return y
-        return in_part("norm", norm.apply, params.get("norm", {}), y, train=train)
+        if key is not None and norm_uses_key:
+            key = random.split(key, count + 1)[count]
+        return in_part("norm", norm.apply, params.get("norm", {}), y, key=key, train=train)
 
-    return Layer(init, apply, layer.uses_key)
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer:
+        own = stateless_parts(name, parts)
+        return _with_norm(name, own["layers"], own.get("norm"), count)
+
+    uses_key = layers.uses_key or norm_uses_key
+    return Layer(init, apply, uses_key, kind=name, parts=parts, rebuild=rebuild)
 
 
-def _in_layer(number: str, function: Any, *args: Any, **options: Any) -> Any:
-    return in_part("layers", in_part, number, function, *args, **options)
+def _one_after_another(name: str, parts: dict[str, Layer]) -> Layer:
+    """Return layers of which each receives what the one before it returns, and what all receive.
+
+    The key after theirs is for a norm after them.
+    """
+    count = len(parts)
+
+    def init(key: Tensor, x: Any) -> Params:
+        rows = zip(parts.items(), random.split(key, count + 1)[:-1], strict=True)
+        return {number: in_part(number, layer.init, one, x) for (number, layer), one in rows}
+
+    def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
+        _check_layers(name, list(parts), params)
+        keys = [None] * count if key is None else random.split(key, count + 1)[:-1]
+        y, rest = _split(x)
+        for (number, layer), one in zip(parts.items(), keys, strict=True):
+            x = (y, *rest) if rest else y
+            y = in_part(number, layer.apply, params.get(number, {}), x, key=one, train=train)
+        return y
+
+    def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer:
+        return _one_after_another(name, stateless_parts(name, parts))
+
+    uses_key = any(layer.uses_key for layer in parts.values())
+    return Layer(init, apply, uses_key, kind="layers", parts=parts, rebuild=rebuild)
 
 
 def _check_layers(name: str, numbers: list[str], given: Any) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 
-from purefn.functional import nn
+from purefn.functional import ShapeDtype, nn
 
 from .case import Case
 
@@ -20,6 +20,13 @@ class SelfAttention(torch.nn.MultiheadAttention):
 
 class CausalSelfAttention(SelfAttention):
     causal = True
+
+
+class Apart(torch.nn.MultiheadAttention):
+    """torch's attention to keys and values made of the sequence, of other widths."""
+
+    def forward(self, x):
+        return super().forward(x, x[..., :3], 0.5 * x[..., 2:], need_weights=False)[0]
 
 
 class Encoder(torch.nn.TransformerEncoderLayer):
@@ -73,6 +80,19 @@ def with_memory(layer):
     )
 
 
+def of_parts(layer):
+    """Return the layer with keys and values made of the sequence, of other widths."""
+
+    def split(x):
+        keys, values = (ShapeDtype((*x.shape[:-1], width), x.dtype) for width in (3, 2))
+        return (x, (keys, values))
+
+    return nn.Layer(
+        lambda key, x: layer.init(key, split(x)),
+        lambda params, x, **options: layer(params, (x, (x[..., :3], 0.5 * x[..., 2:])), **options),
+    )
+
+
 TORCH = {"batch_first": True}
 X = (3, 5, 4)
 
@@ -99,6 +119,13 @@ CASES = [
         None,
         (3, 5, 8),
         variant="grouped",
+    ),
+    Case(
+        "multi_head_attention",
+        of_parts(nn.multi_head_attention(2, add_bias_kv=True, add_zero_attn=True)),
+        Apart(4, 2, kdim=3, vdim=2, add_bias_kv=True, add_zero_attn=True, **TORCH),
+        X,
+        variant="apart",
     ),
     Case("cached_attention", nn.cached_attention(2, 7), None, X),
     Case(

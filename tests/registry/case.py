@@ -25,8 +25,6 @@ class Case:
     scale: float = 1.0
     #: Whether it draws numbers in training, which cannot be torch's.
     draws: bool = False
-    #: Whether torch has a kernel in bfloat16 on the CPU.
-    has_bfloat16: bool = True
     #: Whether an example's output depends on the others of its batch, outside of training too.
     mixes: bool = False
 

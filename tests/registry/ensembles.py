@@ -18,6 +18,5 @@ CASES = [
         (3, 2, 4, 4),
         variant="stateful",
         draws=True,
-        has_bfloat16=False,  # of batch norm with float32 statistics, under vmap
     ),
 ]

@@ -33,7 +33,7 @@ CASES = [
     Case("instance_norm", nn.instance_norm(), torch.nn.InstanceNorm1d(4), (3, 4, 5)),
     Case(
         "instance_norm",
-        nn.instance_norm(affine=True, eps=0.1),
+        nn.instance_norm(affine=True, eps=0.1, spatial_dims=2),
         torch.nn.InstanceNorm2d(4, affine=True, eps=0.1),
         (3, 4, 5, 2),
         variant="affine",
@@ -46,7 +46,7 @@ CASES = [
     ),
     Case(
         "tracked_instance_norm",
-        nn.tracked_instance_norm(affine=True, momentum=0.3),
+        nn.tracked_instance_norm(affine=True, momentum=0.3, spatial_dims=3),
         torch.nn.InstanceNorm3d(4, affine=True, momentum=0.3, track_running_stats=True),
         (3, 4, 2, 2, 3),
         variant="affine",

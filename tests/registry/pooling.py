@@ -14,9 +14,7 @@ CASES = [
     Case("max_pool3d", nn.max_pool3d(2), torch.nn.MaxPool3d(2), (2, 3, 4, 4, 4)),
     Case("avg_pool1d", nn.avg_pool1d(2), torch.nn.AvgPool1d(2), (2, 3, 8)),
     Case("avg_pool2d", nn.avg_pool2d(2), torch.nn.AvgPool2d(2), (2, 3, 8, 6)),
-    Case(
-        "avg_pool3d", nn.avg_pool3d(2), torch.nn.AvgPool3d(2), (2, 3, 4, 4, 4), has_bfloat16=False
-    ),
+    Case("avg_pool3d", nn.avg_pool3d(2), torch.nn.AvgPool3d(2), (2, 3, 4, 4, 4)),
     Case(
         "avg_pool2d",
         nn.avg_pool2d(3, 2, 1, divisor_override=2),
@@ -30,7 +28,6 @@ CASES = [
         torch.nn.AvgPool3d(2, divisor_override=3),
         (2, 3, 4, 4, 4),
         variant="divisor",
-        has_bfloat16=False,
     ),
     Case("lp_pool1d", nn.lp_pool1d(2, 2), torch.nn.LPPool1d(2, 2), (2, 3, 8)),
     Case(
@@ -53,6 +50,5 @@ CASES = [
         nn.lp_pool3d(2, 2),
         torch.nn.LPPool3d(2, 2),
         (2, 3, 4, 4, 4),
-        has_bfloat16=False,
     ),
 ]

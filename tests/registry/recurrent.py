@@ -16,7 +16,7 @@ def first(outputs):
     return outputs[0]
 
 
-def case(name, shape, variant="", has_bfloat16=True, draws=False, **options):
+def case(name, shape, variant="", draws=False, **options):
     """The first output of a layer, beside that of the torch module with the same options."""
     kind = {"rnn": "RNN", "lstm": "LSTM", "gru": "GRU", "lstm_cell": "LSTMCell"}[name]
     layout = {} if name.endswith("cell") else {"batch_first": True}
@@ -27,7 +27,6 @@ def case(name, shape, variant="", has_bfloat16=True, draws=False, **options):
         torch.nn.Sequential(module, First()),
         shape,
         variant=variant,
-        has_bfloat16=has_bfloat16,
         draws=draws,
     )
 

@@ -36,6 +36,32 @@ def test_the_edges_of_the_thresholds_are_those_of_torch(matches_torch):
     assert torch.equal(nn.hardshrink(x), torch.tensor([0, 0, 0, math.inf, -math.inf]).double())
 
 
+def test_hardsigmoid_has_a_second_derivative(is_close):
+    """Which torch's kernel has not; it is zero, and that of the square is not."""
+    x = torch.linspace(-4, 4, 16, dtype=torch.float64)
+
+    def square(x):
+        return nn.hardsigmoid(x).square()
+
+    slope = (x.abs() < 3).double() / 6
+    for first in (pf.grad, pf.jacfwd):
+        for second in (pf.grad, pf.jacfwd):
+            is_close(pf.vmap(second(first(square)))(x), 2 * slope**2, (first, second))
+    half = x.bfloat16()
+    values, tangents = pf.jvp(pf.grad(lambda x: square(x).sum()), (half,), (half,))
+    assert values.dtype == tangents.dtype == torch.bfloat16
+
+
+def test_glu_of_halves_has_a_forward_derivative():
+    """For which torch has no kernel on the CPU."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
+    half = x.bfloat16()
+    _, tangent = pf.jvp(nn.glu, (half,), (half,))
+    assert tangent.dtype == torch.bfloat16
+    _, expected = pf.jvp(nn.glu, (half.float(),), (half.float(),))
+    torch.testing.assert_close(tangent.float(), expected, rtol=0.01, atol=0.01)
+
+
 def test_softmax2d_takes_one_image(matches_torch):
     matches_torch(nn.softmax2d, torch.nn.Softmax2d(), torch.randn(3, 4, 5, dtype=torch.float64))
     message = r"softmax2d expected an input of shape \(N, C, H, W\) or \(C, H, W\), got \(3, 4\)"
@@ -125,8 +151,14 @@ def test_rrelu_in_training():
 
 
 def test_rrelu_refuses():
-    with pytest.raises(ValueError, match=r"rrelu: expected lower <= upper, got 0.5 and 0.25"):
+    with pytest.raises(
+        ValueError, match=r"rrelu: expected finite lower <= upper, got 0.5 and 0.25"
+    ):
         nn.rrelu(0.5, 0.25)
+    with pytest.raises(
+        ValueError, match=r"rrelu: expected finite lower <= upper, got -inf and 1.0"
+    ):
+        nn.rrelu(-math.inf, 1.0)
     with pytest.raises(TypeError, match="rrelu: expected a number for upper, got None"):
         nn.rrelu(0.5, None)
     with pytest.raises(nn.LayerError, match="rrelu needs a key in training"):

@@ -130,12 +130,29 @@ def test_parameters_that_do_not_fit():
         ({"base": base["0"], "adapters": adapters}, "adapters A and B at the path of a weight"),
         (with_factors(weight={"A": x}), r"got a dict of \['0.weight.A'\]"),
         (with_factors(weight={**factors, "A": x}), r"A of shape \(rank, 5"),
+        (
+            with_factors(weight={"A": factors["A"][:0], "B": factors["B"][:, :0]}),
+            r"A of shape \(rank, 5",
+        ),
         (with_factors(bias=factors), r"\(rank, 1\) and B .* '0.bias'"),
     ]:
         with pytest.raises(nn.LayerError, match=message):
             layer(given_params, x)
-    with pytest.raises(nn.LayerError, match=r"^model\['2'\]: linear expected"):
+    with pytest.raises(nn.LayerError, match=r"^model\['base'\]\['2'\]: linear expected"):
         layer({"base": {"0": base["0"]}, "adapters": {"0": adapters["0"]}}, x)
+
+
+@pytest.mark.parametrize("alpha", [0, -1.0, float("inf")])
+def test_merging_takes_the_alpha_of_the_layer(alpha):
+    params = nn.lora(nn.linear(4), 2, alpha=ALPHA).init(KEY, torch.ones(3, 5))
+    with pytest.raises(ValueError, match="merge_lora: expected a finite alpha > 0"):
+        nn.merge_lora(params, alpha)
+    with pytest.raises(ValueError, match="unmerge_lora: expected a finite alpha > 0"):
+        nn.unmerge_lora(params["base"], params["adapters"], alpha)
+    with pytest.raises(TypeError, match="merge_lora: expected a number for alpha, got None"):
+        nn.merge_lora(params, None)
+    traced = pf.jit(nn.merge_lora, backend="eager")(params, ALPHA)
+    assert tree.all(tree.map(torch.equal, traced, nn.merge_lora(params, ALPHA)))
 
 
 @pytest.mark.parametrize(

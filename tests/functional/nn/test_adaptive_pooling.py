@@ -81,6 +81,8 @@ def test_refuses_inputs(layer):
         layer({}, torch.ones(2, 3, 4, 4, dtype=torch.uint8))
     with pytest.raises(nn.LayerError, match=r"expected a non-empty input, .*\(2, 3, 0, 4\)"):
         layer({}, torch.ones(2, 3, 0, 4))
+    with pytest.raises(nn.LayerError, match=r"expected a non-empty input, .*\(2, 0, 4, 4\)"):
+        layer({}, torch.ones(2, 0, 4, 4))
     with pytest.raises(nn.LayerError, match=r"has no parameters"):
         layer({"weight": torch.ones(1)}, torch.ones(2, 3, 4, 4))
     assert layer({}, torch.ones(0, 3, 4, 4)).shape[:2] == (0, 3)

@@ -49,29 +49,34 @@ def as_torch(mask, heads):
 def test_settings_against_torch(data, from_module, is_close):
     heads = data.draw(st.sampled_from([1, 2, 4]), "heads")
     length, memory_length = data.draw(st.integers(1, 4)), data.draw(st.integers(1, 4))
-    width = data.draw(st.sampled_from([4, 3]), "width of the memory")
+    key_width = data.draw(st.sampled_from([4, 3]), "width of the keys")
+    value_width = data.draw(st.sampled_from([4, 3]), "width of the values")
+    added = {name: data.draw(st.booleans(), name) for name in ("add_bias_kv", "add_zero_attn")}
     batch = data.draw(st.sampled_from([(), (2,)]), "batch")
     kind = data.draw(st.sampled_from([None, "bool", "float", "each"]), "mask")
     kind = "bool" if kind == "each" and not batch else kind
     bias = data.draw(st.booleans(), "bias")
+    widths = {"kdim": key_width, "vdim": value_width}
     module = torch.nn.MultiheadAttention(
-        4, heads, bias=bias, kdim=width, vdim=width, batch_first=True, dtype=torch.float64
+        4, heads, bias=bias, **widths, **added, batch_first=True, dtype=torch.float64
     )
-    query, memory = normal(*batch, length, 4), normal(*batch, memory_length, width, seed=1)
+    query, keys = normal(*batch, length, 4), normal(*batch, memory_length, key_width, seed=1)
+    values = normal(*batch, memory_length, value_width, seed=2)
     shape = (length, memory_length)
     mask = {None: None, "bool": some(*shape), "float": normal(*shape), "each": some(2, 1, *shape)}
     mask = mask[kind]
     if mask is not None and mask.dtype == torch.bool:
         mask = mask | (torch.arange(memory_length) == 0)
     params, _ = from_module(module)
-    layer = nn.multi_head_attention(heads, bias=bias)
-    assert tree.structure(layer.init(random.key(0), (query, memory))) == tree.structure(params)
+    layer = nn.multi_head_attention(heads, bias=bias, **added)
+    drawn = layer.init(random.key(0), (query, (keys, values)))
+    assert tree.structure(drawn) == tree.structure(params)
     grads, y = pf.grad(
-        lambda p, q, m: (lambda y: (y.square().sum(), y))(layer(p, (q, m, mask))),
-        argnums=(0, 1, 2), has_aux=True,
-    )(params, query, memory)  # fmt: skip
-    inputs = query.requires_grad_(), memory.requires_grad_()
-    expected = module(*inputs, memory, attn_mask=as_torch(mask, heads), need_weights=False)[0]
+        lambda p, q, k, v: (lambda y: (y.square().sum(), y))(layer(p, (q, (k, v), mask))),
+        argnums=(0, 1, 2, 3), has_aux=True,
+    )(params, query, keys, values)  # fmt: skip
+    inputs = query.requires_grad_(), keys.requires_grad_(), values.requires_grad_()
+    expected = module(*inputs, attn_mask=as_torch(mask, heads), need_weights=False)[0]
     expected.square().sum().backward()
     is_close(y, expected.detach(), "output")
     for ours, theirs in zip(grads[1:], inputs, strict=True):
@@ -109,6 +114,11 @@ def test_transformer_layers_with_masks_against_torch(norm_first, from_module, is
 # --- Against the formula -------------------------------------------------------------------------
 
 
+def published(heads):
+    """Return the slopes of between 8 and 16 heads, in float64."""
+    return [2.0**-i for i in range(1, 9)] + [2.0 ** -(i + 0.5) for i in range(heads - 8)]
+
+
 def test_grouped_heads_are_repeated_ones(is_close):
     x = normal(2, 3, 8)
     grouped = nn.multi_head_attention(4, kv_heads=2)
@@ -132,16 +142,25 @@ def test_grouped_heads_are_repeated_ones(is_close):
     is_close(grouped(params, x), nn.multi_head_attention(4)(full, x), "output")
 
 
-def test_linear_biases(is_close):
-    x = normal(1, 4, 4)
-    layer = nn.multi_head_attention(2, alibi=True, bias=False)
+@pytest.mark.parametrize("slopes", [[1 / 16, 1 / 256], [1 / 16, 1 / 256, 1 / 4], published(12)])
+def test_linear_biases(slopes, is_close):
+    heads = len(slopes)
+    x = normal(1, 4, 2 * heads)
+    layer = nn.multi_head_attention(heads, alibi=True, bias=False)
     params = layer.init(random.key(0), x)
-    q, k, v = (x @ params["in_proj_weight"].T).unflatten(-1, (3, 2, 2)).movedim(-3, 0).mT.mT
+    q, k, v = (x @ params["in_proj_weight"].T).unflatten(-1, (3, heads, 2)).unbind(-3)
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     distance = (torch.arange(4)[:, None] - torch.arange(4)).abs()
-    bias = -torch.tensor([1 / 16, 1 / 256])[:, None, None] * distance
-    y = formula(q, k, v, bias).transpose(1, 2).flatten(2)
-    is_close(layer(params, x), y @ params["out_proj"]["weight"].T, "output")
+    bias = -torch.tensor(slopes, dtype=torch.float64)[:, None, None] * distance
+    out, added = params["out_proj"]["weight"].T, normal(4, 4, seed=2)
+    seen = some(4, 4, seed=3) | torch.eye(4).bool()
+    for mask, scores in (
+        (None, bias),
+        (added, bias + added),
+        (seen, bias.masked_fill(~seen, -torch.inf)),
+    ):
+        y = formula(q, k, v, scores).transpose(1, 2).flatten(2)
+        is_close(layer(params, (x, None, mask)), y @ out, "output")
 
 
 def test_causal_attention_sees_no_later_position_whatever_else_is_asked():
@@ -155,6 +174,21 @@ def test_causal_attention_sees_no_later_position_whatever_else_is_asked():
             y, z = layer(params, (x, None, extra)), layer(params, (changed, None, extra))
             assert torch.equal(y[:, :3], z[:, :3])
             assert not torch.allclose(y[:, 3:], z[:, 3:])
+
+
+@pytest.mark.parametrize("options", [{}, {"alibi": True}])
+def test_a_mask_may_have_another_dtype(options, is_close):
+    x, mask = normal(2, 3, 4), normal(3, 3)
+    layer = nn.multi_head_attention(2, **options)
+    params = layer.init(random.key(0), x)
+    expected = layer(params, (x, None, mask.float().double()))
+    is_close(layer(params, (x, None, mask.float())), expected, "float32 beside float64")
+    halves = tree.cast(params, torch.bfloat16), x.bfloat16()
+    y = layer(halves[0], (halves[1], None, mask))
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=0.05)
+    whole = pf.vmap(lambda x: layer(halves[0], (x, None, mask)))(halves[1])
+    assert whole.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("added", [False, True])
@@ -175,6 +209,64 @@ def test_a_position_that_sees_nothing_gets_zero_and_finite_derivatives(added, is
     is_close(z[0], y, "output by the formula")
     is_close(batched[0], grad, "gradient by the formula")
     is_close(tangent, grad.sum(), "directional derivative")
+
+
+@pytest.mark.parametrize("options", [{}, {"alibi": True}, {"rotary": nn.rotary}])
+def test_what_is_added_is_seen_from_everywhere_and_has_no_position(options, is_close):
+    x, values = normal(2, 5, 4), normal(2, 5, 4, seed=1)
+    added = nn.multi_head_attention(
+        2, kv_heads=1, causal=True, add_bias_kv=True, add_zero_attn=True, **options
+    )
+    params = added.init(random.key(0), x)
+    assert params["bias_k"].shape == params["bias_v"].shape == (1, 1, 2)
+    hidden = torch.zeros(5, 1, dtype=torch.bool)
+    y = added(params, (x, (None, values), hidden))
+    q = (x @ params["q_proj_weight"].T).unflatten(-1, (2, 2)).transpose(1, 2)
+    q = nn.rotary(q) if "rotary" in options else q
+    keys = torch.stack([params["bias_k"][0, 0], torch.zeros(2, dtype=torch.float64)])
+    rows = torch.stack([params["bias_v"][0, 0], torch.zeros(2, dtype=torch.float64)])
+    expected = formula(q, keys, rows).transpose(1, 2).flatten(2)
+    is_close(y, expected @ params["out_proj"]["weight"].T, "output")
+    # What is not hidden is seen as without them, with a smaller share.
+    plain = nn.multi_head_attention(2, kv_heads=1, causal=True, **options)
+    own = {name: value for name, value in params.items() if name not in ("bias_k", "bias_v")}
+    far = {**params, "bias_v": params["bias_v"] * 0}
+    ratio = added(far, (x, (None, values))) @ torch.linalg.inv(params["out_proj"]["weight"]).T
+    whole = plain(own, (x, (None, values))) @ torch.linalg.inv(params["out_proj"]["weight"]).T
+    share = (ratio / whole).unflatten(-1, (2, 2))
+    is_close(share[..., 0], share[..., 1], "one share for each head")
+    assert share.clamp(0, 1).eq(share).all()
+
+
+def test_parameters_are_drawn_as_in_torch():
+    x = torch.ones(2, 3, 256)
+    params = nn.multi_head_attention(4, add_bias_kv=True).init(random.key(0), x)
+    apart = nn.multi_head_attention(4).init(random.key(0), (x, (x[..., :64], x[..., :128])))
+    bounds = {
+        "in_proj_weight": (params, math.sqrt(6 / (4 * 256))),
+        "q_proj_weight": (apart, math.sqrt(6 / (256 + 256))),
+        "k_proj_weight": (apart, math.sqrt(6 / (256 + 64))),
+        "v_proj_weight": (apart, math.sqrt(6 / (256 + 128))),
+        "weight": (params["out_proj"], 1 / 16),
+    }
+    for name, (parameters, bound) in bounds.items():
+        largest = parameters[name].abs().max().item()
+        assert 0.99 * bound < largest <= bound, name
+    for value in (params["in_proj_bias"], params["out_proj"]["bias"]):
+        assert not value.any()
+    for name in ("bias_k", "bias_v"):
+        assert params[name].std().item() == pytest.approx(1 / 16, rel=0.2)
+    assert not torch.equal(params["bias_k"], params["bias_v"])
+
+
+def test_values_may_differ_from_keys_that_are_the_querys(is_close):
+    x, position = normal(2, 5, 4), normal(2, 5, 4, seed=1)
+    module = torch.nn.MultiheadAttention(4, 2, batch_first=True, dtype=torch.float64)
+    params = tree.from_state_dict(module.state_dict())
+    seen = torch.ones(5, 5).tril().bool()
+    expected = module(x + position, x + position, x, attn_mask=~seen)[0].detach()
+    y = nn.multi_head_attention(2, causal=True)(params, (x + position, (None, x)))
+    is_close(y, expected, "output")
 
 
 # --- Transforms ----------------------------------------------------------------------------------
@@ -303,6 +395,19 @@ def test_a_scan_decodes(is_close):
     is_close(ys.movedim(0, 1), nn.multi_head_attention(2, causal=True)(params, x), "output")
 
 
+def test_a_cache_keeps_its_dtype_beside_halves_and_takes_no_tokens_at_all():
+    decode = nn.cached_attention(2, 4)
+    params, cache = decode.init(random.key(0), X.float())
+    y, new = decode(tree.cast(params, torch.bfloat16), cache, X.bfloat16())
+    assert y.dtype == torch.bfloat16
+    assert new["keys"].dtype == new["values"].dtype == torch.float32
+    y, same = decode(params, cache, X[:, :0].float())
+    assert y.shape == (2, 0, 4)
+    assert tree.all(tree.map(torch.equal, same, cache))
+    outside = {**cache, "position": torch.tensor(-1)}
+    assert pf.jit(decode.apply, backend="aot_eager")(params, outside, X.float())[0].isnan().all()
+
+
 def test_a_cache_that_does_not_fit_is_refused():
     decode = nn.cached_attention(2, 4)
     params, cache = decode.init(random.key(0), X)
@@ -313,6 +418,13 @@ def test_a_cache_that_does_not_fit_is_refused():
         decode(params, cache, X[:1])
     with pytest.raises(nn.LayerError, match=r"expected a dict of \['keys', 'position', 'values'\]"):
         decode(params, {}, X)
+    _, cache = decode.init(random.key(0), X)
+    with pytest.raises(nn.LayerError, match="max_length=4 positions, got 3 more after -1"):
+        decode(params, {**cache, "position": torch.tensor(-1)}, X)
+    with pytest.raises(nn.LayerError, match=r"an integer for .position., got a torch\.float64"):
+        decode(params, {**cache, "position": cache["position"].double()}, X)
+    with pytest.raises(nn.LayerError, match=r"torch\.float64 and .keys. of torch\.float32"):
+        decode(params, tree.cast(cache, torch.float32), X)
     with pytest.raises(ValueError, match="cached_attention: expected max_length >= 1, got 0"):
         nn.cached_attention(2, 0)
 
@@ -326,6 +438,8 @@ OPTIONS = [
     ({"num_heads": 2, "bias": 4}, TypeError, "expected True or False for bias, got 4"),
     ({"num_heads": 2, "causal": None}, TypeError, "expected True or False for causal, got None"),
     ({"num_heads": 2, "alibi": 1}, TypeError, "expected True or False for alibi, got 1"),
+    ({"num_heads": 2, "add_bias_kv": 1}, TypeError, "True or False for add_bias_kv, got 1"),
+    ({"num_heads": 2, "add_zero_attn": 0}, TypeError, "True or False for add_zero_attn, got 0"),
     ({"num_heads": 2, "rotary": True}, TypeError, "nn.rotary or a partial of it .*, got True"),
     ({"num_heads": 2, "dropout": 2}, ValueError, r"probability p within \[0, 1\], got 2"),
 ]
@@ -345,6 +459,10 @@ INPUTS = {
     "count": ((X,), r"\(query, memory\) or \(query, memory, mask\), got a tuple of length 1"),
     "batch": ((X, X[:1]), r"one batch and dtype, got .*\(2, 3, 4\) and .*\(1, 3, 4\)"),
     "dtypes": ((X, X.float()), "one batch and dtype, got a torch.float64.* and a torch.float32"),
+    "memory": ((X, (X,)), r"\(keys, values\) for a memory, got a tuple of length 1"),
+    "values": ((X, (X, X[:, :2])), r"as many keys as values, got .*\(2, 3, 4\) and .*\(2, 2, 4\)"),
+    "width of values": ((X, (X, normal(2, 3, 5))), r"shape \(N, S, 4\), got \(2, 3, 5\)"),
+    "batch of values": ((X, (X, X[0])), r"one batch and dtype, got .*\(2, 3, 4\) and .*\(3, 4\)"),
     "mask": ((X, X, some(2, 3)), r"broadcasts to \(2, 2, 3, 3\), got .*\(2, 3\)"),
     "padding": ((X, None, some(2, 1, 3)[..., :2]), r"broadcasts to \(2, 2, 3, 3\)"),
     "kind": ((X, None, some(3, 3).long()), "boolean mask, where True takes part, .*int64"),
@@ -359,6 +477,20 @@ def test_inputs_are_refused(name):
         nn.multi_head_attention(2)(PARAMS, x)
 
 
+def test_init_refuses_what_use_refuses():
+    with pytest.raises(nn.LayerError, match=r"input of shape \(S, M\), got \(4,\)"):
+        LAYER.init(random.key(0), (X, X[0, 0]))
+    with pytest.raises(nn.LayerError, match="as many keys as values"):
+        LAYER.init(random.key(0), (X, (X, X[:, :2])))
+    with pytest.raises(nn.LayerError, match=r"expected a floating-point input, got torch\.int64"):
+        nn.cached_attention(2, 4).init(random.key(0), X.long())
+
+
+def test_values_in_the_place_of_the_mask_are_told_where_they_belong():
+    with pytest.raises(nn.LayerError, match=r"\(2, 3, 4\); values .*, \(query, \(keys, values\)\)"):
+        nn.multi_head_attention(2)(PARAMS, (X, X, X))
+
+
 def test_what_is_about_one_sequence_is_refused_with_a_memory():
     for options in ({"causal": True}, {"rotary": nn.rotary}, {"alibi": True}):
         with pytest.raises(nn.LayerError, match="no memory besides the query"):
@@ -370,8 +502,12 @@ def test_features_that_heads_do_not_divide_are_refused():
         nn.multi_head_attention(3).init(random.key(0), X)
     with pytest.raises(nn.LayerError, match="features that num_heads=3 divides, got 4"):
         nn.multi_head_attention(3)(PARAMS, X)
+    with pytest.raises(nn.LayerError, match="features that num_heads=2 divides, got 0"):
+        LAYER.init(random.key(0), X[..., :0])
     with pytest.raises(nn.LayerError, match="the order of arguments"):
         LAYER(X, PARAMS)
+    with pytest.raises(nn.LayerError, match=r"flat state dict of .*with tree\.from_state_dict"):
+        LAYER(tree.to_state_dict(PARAMS), X)
 
 
 def test_transformer_layers_say_which_part_refuses():
@@ -402,5 +538,7 @@ def test_transformer_options_are_refused(make):
             make(2, **{option: 0})
     with pytest.raises(TypeError, match=r"a pure function, got the torch\.nn\.Module"):
         make(2, activation=torch.nn.ReLU())
+    with pytest.raises(TypeError, match=rf"{name}: .* nn\.gelu for activation, got 'gelu'"):
+        make(2, activation="gelu")
     with pytest.raises(ValueError, match="eps > 0, got -1"):
         make(2, layer_norm_eps=-1)

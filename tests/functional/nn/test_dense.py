@@ -68,6 +68,11 @@ def test_without_inputs_the_output_is_torchs_zero():
     assert torch.equal(nn.linear(3)(params, x), module(x))
 
 
+def test_weight_and_bias_are_drawn_apart():
+    params = nn.linear(4).init(KEY, torch.ones(2, 1))
+    assert not torch.isclose(params["weight"][:, 0], params["bias"]).any()
+
+
 def test_refuses_inputs_that_do_not_fit():
     layer = nn.linear(3)
     params = layer.init(KEY, torch.ones(2, 5))
@@ -89,6 +94,24 @@ def test_refuses_inputs_that_do_not_fit():
         layer.init(KEY, torch.ones(2, 5, dtype=torch.uint8))
     with pytest.raises(nn.LayerError, match="in_features"):
         layer.init(KEY, torch.ones(()))
+
+
+@pytest.mark.parametrize(
+    ("make", "x"), [(nn.linear, torch.ones(2, 5)), (nn.conv1d, torch.ones(2, 3, 8))]
+)
+def test_initializers_that_do_not_fit(make, x):
+    sizes = (3,) if make is nn.linear else (3, 2)
+    with pytest.raises(TypeError, match=r"a function of .* for weight_init, got 'he'"):
+        make(*sizes, weight_init="he").init(KEY, x)
+    with pytest.raises(TypeError, match=r"a function of .* for bias_init, got 0\.5"):
+        make(*sizes, bias_init=0.5).init(KEY, x)
+    one = torch.ones(1)
+    with pytest.raises(
+        nn.LayerError, match=r"bias_init was asked for .* \(3,\), and gave .*\(1,\)"
+    ):
+        make(*sizes, bias_init=lambda key, shape, dtype: one).init(KEY, x)
+    with pytest.raises(nn.LayerError, match=r"weight_init was asked for .* and gave float 1\.0"):
+        nn.layer_norm(weight_init=lambda key, shape, dtype: 1.0).init(KEY, x)
 
 
 def test_autocast_converts_instead():

@@ -201,3 +201,18 @@ def test_refuses_offsets():
         layer(params, (x[None], torch.tensor([0])))
     with pytest.raises(nn.LayerError, match="mode='sum' only"):
         layer(params, (x, torch.tensor([0]), torch.ones(4)))
+
+
+def test_the_first_of_equal_rows_has_the_gradient_of_their_maximum():
+    layer, module = nn.embedding_bag(6, 3, "max"), torch.nn.EmbeddingBag(6, 3, mode="max")
+    torch.nn.init.zeros_(module.weight)
+    indices, offsets = torch.tensor([4, 1, 2, 3, 3, 5]), torch.tensor([0, 3])
+    (expected,) = torch.autograd.grad(module(indices, offsets).sum(), module.weight)
+    params = {"weight": torch.zeros(6, 3)}
+    for x in ((indices, offsets), indices.reshape(2, 3)):
+        grads = pf.grad(lambda params, x=x: layer(params, x).sum())(params)
+        assert torch.equal(grads["weight"], expected)
+    unknown = {"weight": torch.zeros(6, 3).index_fill(0, torch.tensor([2]), torch.nan)}
+    y = layer(unknown, (indices, offsets))
+    assert y[0].isnan().all()
+    assert not y[1].any()

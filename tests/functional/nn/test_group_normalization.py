@@ -90,6 +90,39 @@ def test_instance_norm_follows_torch_over_several_steps(
             is_close(state[name], buffer, name)
 
 
+@given(
+    dims=st.integers(1, 3),
+    affine=st.booleans(),
+    is_single=st.booleans(),
+    train=st.booleans(),
+    dtype=dtypes,
+)
+def test_an_instance_without_a_batch_is_torchs(
+    dims, affine, is_single, train, dtype, matches_torch
+):
+    options = {"affine": affine, "spatial_dims": dims}
+    shape = (*(() if is_single else (2,)), 3, *(5, 2, 2)[:dims])
+    x = normal(shape, dims, dtype)
+    module = with_drawn_parameters(INSTANCE[dims](3, affine=affine))
+    matches_torch(nn.instance_norm(**options), module, x, train=train)
+    tracked = INSTANCE[dims](3, affine=affine, track_running_stats=True)
+    layer = nn.tracked_instance_norm(**options)
+    matches_torch(layer, with_drawn_parameters(tracked), x, train=train)
+    made = layer.init(KEY, x)
+    assert tree.structure(made) == tree.structure(
+        layer.init(KEY, normal((2, *shape[-dims - 1 :]), 0))
+    )
+    assert made[1]["running_mean"].shape == (3,)
+
+
+def test_examples_without_places_are_torchs(matches_torch):
+    x = torch.ones(2, 4, 0)
+    matches_torch(nn.instance_norm(affine=True), torch.nn.InstanceNorm1d(4, affine=True), x)
+    module = torch.nn.InstanceNorm1d(4, track_running_stats=True)
+    for train in (True, False):
+        matches_torch(nn.tracked_instance_norm(), module, x, train=train)
+
+
 def test_no_gradient_flows_into_the_statistics_of_instances():
     layer = nn.tracked_instance_norm()
     x = torch.randn(2, 3, 4, requires_grad=True)
@@ -112,6 +145,14 @@ def test_local_response_norm(size, channels, spatial, alpha, beta, k, dtype, mat
     matches_torch(nn.local_response_norm(size, alpha, beta, k), module, x)
 
 
+def test_squares_of_halves_do_not_overflow():
+    """Of 300 the square is beyond float16."""
+    layer, x = nn.local_response_norm(2), torch.full((1, 2, 1), 300.0, dtype=torch.float16)
+    y = layer({}, x)
+    assert y.dtype == torch.float16
+    torch.testing.assert_close(y.double(), layer({}, x.double()), rtol=1e-3, atol=0)
+
+
 def test_inputs_that_do_not_fit():
     layer = nn.group_norm(2)
     params = layer.init(KEY, torch.ones(3, 4, 5))
@@ -125,13 +166,17 @@ def test_inputs_that_do_not_fit():
         nn.LayerError, match=r"than one value in each of 2 groups, got shape \(3, 2"
     ):
         layer.init(KEY, torch.ones(3, 2))
+    with pytest.raises(
+        nn.LayerError, match=r"one value in each of 2 groups, got shape \(3, 4, 0\)"
+    ):
+        layer(params, torch.ones(3, 4, 0))
     with pytest.raises(nn.LayerError, match=r"'bias' to be a tensor of shape \(4,\), got .*\(1,\)"):
         layer({**params, "bias": torch.ones(1)}, torch.ones(3, 4, 5))
     with pytest.raises(nn.LayerError, match=r"input of torch.float64 and 'weight'"):
         layer(params, torch.ones(3, 4, 5).double())
     with pytest.raises(nn.LayerError, match=r"rms_norm expected .*floating-point"):
         nn.rms_norm().init(KEY, torch.ones(3, 4, dtype=torch.int32))
-    with pytest.raises(nn.LayerError, match=r"rms_norm expected .*\(\.\.\., D1, D2\), got \(4,\)"):
+    with pytest.raises(nn.LayerError, match=r"rms_norm expected .* the last 2, got shape \(4,\); "):
         nn.rms_norm(2).init(KEY, torch.ones(4))
     with pytest.raises(nn.LayerError, match=r"local_response_norm expected .*\(N, C, D1\), got"):
         nn.local_response_norm(2)({}, torch.ones(3, 4))
@@ -147,17 +192,30 @@ def test_instances_without_a_variance():
     assert layer(params, state, torch.ones(3, 4, 1))[0].shape == (3, 4, 1)
     with pytest.raises(nn.LayerError, match=r"^tracked_instance_norm expected more than one value"):
         layer(params, state, torch.ones(3, 4, 1), train=True)
-    with pytest.raises(nn.LayerError, match=r"at least one example in training, got shape \(0, 4"):
-        layer(params, state, torch.ones(0, 4, 2), train=True)
     with pytest.raises(nn.LayerError, match=r"tracked_instance_norm expected .*\(N, 4, D1\), got"):
         layer(params, state, torch.ones(3, 5, 2))
     with pytest.raises(nn.LayerError, match="tracked_instance_norm expected True or False for tra"):
         layer(params, state, torch.ones(3, 4, 2), train=torch.tensor(True))
+    single = nn.instance_norm(spatial_dims=2, affine=True)
+    with pytest.raises(nn.LayerError, match=r"^instance_norm expected more than one value in each"):
+        single.init(KEY, torch.ones(4, 1, 1))
+    with pytest.raises(nn.LayerError, match=r"\(N, C, H, W\) or \(C, H, W\), got \(4, 5\)"):
+        single.init(KEY, torch.ones(4, 5))
+    with pytest.raises(nn.LayerError, match=r"\(N, 4, H, W\) or \(4, H, W\), got \(5, 2, 2\)"):
+        single(single.init(KEY, torch.ones(4, 2, 2)), torch.ones(5, 2, 2))
 
 
 def test_no_examples_at_all():
+    x = torch.ones(0, 4, 2)
     for layer in (nn.instance_norm(), nn.group_norm(2, affine=False), nn.local_response_norm(2)):
-        assert layer({}, torch.ones(0, 4, 2)).shape == (0, 4, 2)
+        assert layer({}, x).shape == (0, 4, 2)
+    assert nn.instance_norm(affine=True)({"weight": torch.ones(4), "bias": torch.ones(4)}, x) is x
+    layer = nn.tracked_instance_norm(affine=True)
+    params, state = layer.init(KEY, x)
+    for train in (True, False):
+        y, after = layer(params, state, x, train=train)
+        assert y.shape == x.shape
+        assert all(torch.equal(after[name], value) for name, value in state.items())
 
 
 @pytest.mark.parametrize(
@@ -172,6 +230,16 @@ def test_no_examples_at_all():
         (lambda: nn.group_norm(2, affine=None), TypeError, "group_norm: .* affine, got None"),
         (lambda: nn.group_norm(2, 4), TypeError, "positional argument"),
         (lambda: nn.instance_norm(bias=3), TypeError, "instance_norm: .* bias, got 3"),
+        (
+            lambda: nn.instance_norm(spatial_dims=4),
+            ValueError,
+            "instance_norm: expected spatial_dims to be 1, 2, 3 or None, got 4",
+        ),
+        (
+            lambda: nn.tracked_instance_norm(spatial_dims=True),
+            TypeError,
+            "tracked_instance_norm: expected an integer for spatial_dims, got True",
+        ),
         (lambda: nn.instance_norm(eps="1"), TypeError, "instance_norm: .* number for eps, got '1'"),
         (
             lambda: nn.tracked_instance_norm(momentum=None),

@@ -37,6 +37,15 @@ def test_the_gradient_of_zeros_is_that_of_torch(norm_type, matches_torch):
     assert torch.equal(gradient[..., :2], torch.zeros(1, 1, 2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_powers_of_halves_do_not_overflow(dims):
+    """Of 300 the square is beyond float16; and in three dimensions torch has no half on the CPU."""
+    x = torch.full((1, 1, *[2] * dims), 300.0, dtype=torch.float16)
+    y = LAYERS[dims](2, 2)({}, x)
+    assert y.dtype == torch.float16
+    assert y.item() == pytest.approx(300 * 2 ** (dims / 2), rel=1e-3)
+
+
 def test_a_negative_sum_of_odd_powers_has_no_root_as_in_torch():
     x = torch.tensor([[[-1.0, -1.0, 2.0, -1.0]]])
     y = nn.lp_pool1d(3, 2)({}, x)

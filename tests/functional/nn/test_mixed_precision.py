@@ -20,7 +20,7 @@ def floats(values):
 
 @pytest.mark.parametrize(
     "case",
-    [case for case in CASES if case.has_bfloat16 and (floats(case.init(case.example())))],
+    [case for case in CASES if floats(case.init(case.example()))],
     ids=lambda case: case.name + case.variant,
 )
 def test_every_layer_computes_in_bfloat16_and_keeps_float32(case, run_layer):
@@ -95,6 +95,23 @@ def test_dtypes_are_those_that_were_asked_for():
     indices = nn.precision(nn.embedding(7, 3))
     table = indices.init(random.key(0), torch.tensor([[1, 2]]))
     assert indices(table, torch.tensor([[1, 2]])).dtype == torch.float32
+
+
+@pytest.mark.parametrize("compute", [torch.float16, HALF, torch.float32, torch.float64])
+@pytest.mark.parametrize("params", [HALF, torch.float32, torch.float64])
+def test_a_state_fits_what_is_computed_in(params, compute):
+    layer = nn.serial(nn.spectral_norm(nn.linear(4)), nn.batch_norm())
+    model = nn.precision(layer, params=params, compute=compute, output=torch.float64)
+    x = torch.randn(16, 5)
+    own, state = model.init(random.key(0), x)
+    assert {leaf.dtype for leaf in floats(own)} == {params}
+    wanted = torch.float64 if compute == torch.float64 else torch.float32
+    assert {leaf.dtype for leaf in floats(state)} == {wanted}
+    y, after = model(own, state, x, train=True)
+    assert {leaf.dtype for leaf in floats(after)} == {wanted}
+    wide = tree.cast((own, state), torch.float64)
+    expected, _ = layer(*wide, x.double(), train=True)
+    torch.testing.assert_close(y, expected, rtol=0, atol=0.1)
 
 
 def test_it_composes_with_every_transform():

@@ -67,6 +67,16 @@ def test_load_and_its_loss_are_those_of_the_paper():
     torch.testing.assert_close(nn.load_balancing_loss(both), 2 * expected, rtol=1e-12, atol=0)
 
 
+def test_the_loss_of_stacked_mixtures_is_their_sum():
+    layer = nn.tracked_mixture_of_experts(EXPERT, 4)
+    several = nn.ensemble(layer, 3)
+    params, state = several.init(KEY, X)
+    assert nn.load_balancing_loss(state).item() == pytest.approx(3.0)
+    _, state = several(params, state, X)
+    each = [nn.load_balancing_loss(one) for one in tree.unstack(state)]
+    torch.testing.assert_close(nn.load_balancing_loss(state), sum(each), rtol=1e-12, atol=0)
+
+
 def test_the_loss_trains_the_router_from_within_a_model():
     block = nn.residual(nn.tracked_mixture_of_experts(EXPERT, 3))
     model = nn.serial(block, nn.linear(2))

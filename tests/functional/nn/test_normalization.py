@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import purefn.functional as pf
-from purefn.functional import nn, random, tree
+from purefn.functional import initializers, nn, random, tree
 
 MODULES = {
     0: torch.nn.BatchNorm1d,
@@ -37,15 +37,32 @@ def test_layer_norm(batch, features, eps, affine, bias, dtype, matches_torch):
     )
 
 
+@pytest.mark.parametrize("make", [nn.layer_norm, nn.batch_norm, nn.untracked_batch_norm])
+def test_weight_and_bias_are_drawn_apart(make):
+    drawn = make(weight_init=initializers.normal(), bias_init=initializers.normal()).init(
+        KEY, torch.ones(2, 4)
+    )
+    params = drawn[0] if isinstance(drawn, tuple) else drawn
+    assert not torch.isclose(params["weight"], params["bias"]).any()
+
+
 def test_layer_norm_refusals():
     layer = nn.layer_norm(2)
     params = layer.init(KEY, torch.ones(2, 3, 4))
     with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., 3, 4\), got \(2, 3, 5\)"):
         layer(params, torch.ones(2, 3, 5))
-    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., D1, D2\), got \(5,\)"):
+    with pytest.raises(nn.LayerError, match=r"the last 2, got shape \(5,\); normalized_dims is th"):
         layer.init(KEY, torch.ones(5))
-    with pytest.raises(nn.LayerError, match=r"shape \(\.\.\., D1, D2\), got \(5,\)"):
+    with pytest.raises(nn.LayerError, match=r"the last 2, got shape \(5,\); normalized_dims is th"):
         nn.layer_norm(2, elementwise_affine=False)({}, torch.ones(5))
+    with pytest.raises(
+        nn.LayerError, match=r"'bias' to be a tensor of shape \(3, 4\), got .*\(3, 1"
+    ):
+        layer({**params, "bias": torch.ones(3, 1)}, torch.ones(2, 3, 4))
+    with pytest.raises(nn.LayerError, match="their number and no length"):
+        nn.layer_norm(64).init(KEY, torch.ones(8, 64))  # as for torch.nn.LayerNorm
+    with pytest.raises(nn.LayerError, match="layer_norm expected a tensor, got None"):
+        layer(params, None)
     with pytest.raises(nn.LayerError, match="floating-point"):
         layer.init(KEY, torch.ones(2, 3, 4, dtype=torch.int32))
     with pytest.raises(nn.LayerError, match=r"'bias' of torch.float32|'weight' of torch.float32"):
@@ -81,14 +98,26 @@ def test_torchs_signature_builds_no_other_layer():
         nn.layer_norm(64, 1e-5)
 
 
-@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (1, 3, 1)])
+@pytest.mark.parametrize("shape", [(1, 3), (1, 3, 1)])
 def test_a_batch_without_a_variance_is_refused_in_training(shape):
     layer = nn.batch_norm()
     params, state = layer.init(KEY, torch.ones(4, *shape[1:]))
     x = torch.ones(shape)
     with pytest.raises(nn.LayerError, match="more than one value for each channel in training"):
         layer(params, state, x, train=True)
+    with pytest.raises(nn.LayerError, match="more than one value for each channel in training"):
+        nn.untracked_batch_norm(affine=False)({}, x)
     assert layer(params, state, x)[0].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 1), (2, 3, 0), (0, 3, 2, 2)])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_batch_without_values_is_counted_as_by_torch(shape, momentum, matches_torch):
+    module = MODULES[len(shape) - 2](3, momentum=momentum)
+    for train in (True, False):
+        matches_torch(nn.batch_norm(momentum=momentum), module, torch.ones(shape), train=train)
+    module = MODULES[len(shape) - 2](3, track_running_stats=False)
+    matches_torch(nn.untracked_batch_norm(), module, torch.ones(shape), train=True)
 
 
 @st.composite
@@ -170,6 +199,12 @@ def test_batch_norm_refusals():
         layer({**params, "bias": torch.ones(1)}, state, x)
     with pytest.raises(nn.LayerError, match=r"input of torch.float64 and"):
         layer(params, state, x.double())
+    with pytest.raises(
+        nn.LayerError, match=r"input of torch.float64 and '(weight|bias)' of torch.f"
+    ):
+        layer(params, tree.cast(state, torch.float64), x.double())
+    with pytest.raises(nn.LayerError, match=r"input of torch.float64 and 'running_\w+' of torch.f"):
+        layer(tree.cast(params, torch.float64), state, x.double())
     with pytest.raises(nn.LayerError, match="floating-point"):
         layer.init(KEY, x.long())
     with pytest.raises(ValueError, match=r"momentum within \[0, 1\], got 1.5"):
@@ -223,3 +258,43 @@ def test_norms_of_halves_err_no_more_than_torchs(name, from_module, run_layer):
         assert found.dtype == torch.bfloat16
         error, bound = ((value.double() - truth).norm() for value in (found, reference))
         assert error <= 1.02 * bound
+
+
+@pytest.mark.parametrize("wide_state", [True, False])
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.batch_norm(),
+        nn.batch_norm(affine=False),
+        nn.untracked_batch_norm(),
+        nn.instance_norm(affine=True),
+        nn.tracked_instance_norm(affine=True),
+    ],
+)
+def test_norms_of_halves_are_mapped(layer, train, wide_state, run_layer):
+    """Of torch's own batching rules some mix halves and float32, which its kernels refuse."""
+    xs = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).bfloat16()
+    made = layer.init(KEY, xs[0])
+    params, state = made if isinstance(layer, nn.StatefulLayer) else (made, {})
+    state = tree.cast(state, torch.float32) if wide_state else state
+
+    def output(params, x):
+        return run_layer(layer, params, state, x, train=train)[0]
+
+    def objective(params, x):
+        return output(params, x).square().sum()
+
+    found = pf.vmap(pf.value_and_grad(objective, (0, 1)), in_axes=(None, 0))(params, xs)
+    rows = tree.stack([pf.value_and_grad(objective, (0, 1))(params, x) for x in xs])
+    for one, other in zip(tree.leaves(found), tree.leaves(rows), strict=True):
+        assert one.dtype == torch.bfloat16
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+    ys = pf.vmap(output, in_axes=(None, 0))(params, xs)
+    alone = torch.stack([output(params, x) for x in xs])
+    torch.testing.assert_close(ys, alone, rtol=0.02, atol=0.02)
+    backward, forward = (
+        transform(output, 1)(params, xs[0]) for transform in (pf.jacrev, pf.jacfwd)
+    )
+    assert backward.dtype == torch.bfloat16
+    torch.testing.assert_close(backward, forward, rtol=0.02, atol=0.02)

@@ -116,6 +116,14 @@ def test_every_small_window_is_computed_or_refused_as_in_torch(stride, ceil_mode
     assert empty > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_averaged_in_three_dimensions(dtype):
+    """For which torch has no kernel on the CPU."""
+    x = torch.randn(2, 3, 4, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = nn.avg_pool3d(3, 2, 1)({}, x.float()).to(dtype)
+    assert torch.equal(nn.avg_pool3d(3, 2, 1)({}, x), expected)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -17,8 +17,9 @@ X = normal(2, 5, 6)
 
 
 def by_complex_numbers(x, offset=0, base=10_000.0):
-    rates = torch.tensor([base ** (-2 * i / x.shape[-1]) for i in range(x.shape[-1] // 2)])
-    angles = (torch.arange(x.shape[-2]) + offset)[:, None] * rates.double()
+    rates = [base ** (-2 * i / x.shape[-1]) for i in range(x.shape[-1] // 2)]
+    rates = torch.tensor(rates, dtype=torch.float64)
+    angles = (torch.arange(x.shape[-2]) + offset)[:, None] * rates
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
     return torch.view_as_real(pairs * torch.polar(torch.ones_like(angles), angles)).flatten(-2)
 
@@ -27,11 +28,11 @@ def by_complex_numbers(x, offset=0, base=10_000.0):
 @pytest.mark.parametrize("base", [10_000.0, 100])
 def test_rotary_multiplies_by_unit_complex_numbers(offset, base):
     expected = by_complex_numbers(X, offset, base)
-    torch.testing.assert_close(nn.rotary(X, offset, base=base), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(nn.rotary(X, offset, base=base), expected, rtol=0, atol=1e-12)
     halves = torch.cat([X[..., ::2], X[..., 1::2]], -1)
     y = nn.rotary(halves, offset, base=base, interleaved=False)
     expected = torch.cat([expected[..., ::2], expected[..., 1::2]], -1)
-    torch.testing.assert_close(y, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-12)
 
 
 def test_products_of_rotated_vectors_depend_on_the_difference_of_positions(is_close):
@@ -90,6 +91,8 @@ def test_refusals():
         nn.rotary(X, 1.5)
     with pytest.raises(nn.LayerError, match=r"one integer for offset, got a torch.int64 .*\(1,\)"):
         nn.rotary(X, torch.tensor([1]))
+    with pytest.raises(nn.LayerError, match=r"one integer for offset, got a torch\.bool"):
+        nn.rotary(X, torch.tensor(True))
     with pytest.raises(nn.LayerError, match=r"one integer for offset, got a torch\.float32"):
         nn.sinusoidal_positions(X, torch.tensor(1.0))
     with pytest.raises(ValueError, match="rotary: expected a finite base > 0, got 0"):

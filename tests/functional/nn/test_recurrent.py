@@ -131,7 +131,7 @@ def test_an_empty_sequence_keeps_its_carry():
     y, last = layer(params, (x[:, :0], carry))
     assert y.shape == (2, 0, 4)
     assert torch.equal(last, carry)
-    y, last = layer(params, (x, carry, torch.tensor([0, 3])))
+    y, last = layer(params, (x, carry, torch.tensor([0, 3], dtype=torch.int32)))
     assert torch.equal(last[:, 0], carry[:, 0])
     assert y[0].count_nonzero() == 0
 
@@ -162,9 +162,24 @@ def test_dropout_is_between_layers_and_keyed():
     params = alone.init(KEY, x)
     second = {name.replace("l1", "l0"): value for name, value in params.items() if "l1" in name}
     expected = nn.gru(4)(second, torch.zeros(2, 5, 4))[0]
-    torch.testing.assert_close(everything(params, x, key=KEY, train=True)[0], expected)
+    y, last = everything(params, x, key=KEY, train=True)
+    torch.testing.assert_close(y, expected)
+    assert torch.equal(last[0], alone(params, x)[1][0])  # the input is not dropped
     with pytest.raises(nn.LayerError, match="dropout needs a key"):
         layer(params | layer.init(KEY, x), x, train=True)
+
+
+def test_each_layer_drops_others():
+    """Layers that copy what they receive show two masks, one after the other."""
+    layer = nn.rnn(32, num_layers=3, nonlinearity="relu", bias=False, dropout=0.5)
+    x = torch.ones(4, 16, 32)
+    params = {
+        name: torch.eye(32) if "ih" in name else torch.zeros(32, 32) for name in layer.init(KEY, x)
+    }
+    y, _ = layer(params, x, key=KEY, train=True)
+    assert y.unique().tolist() == [0.0, 4.0]
+    assert y.mean().item() == pytest.approx(1.0, abs=0.2)
+    assert torch.equal(layer(params, x)[0], x)
 
 
 def test_lengths_under_the_transforms():
@@ -196,6 +211,26 @@ def test_lengths_under_the_transforms():
 
 
 @pytest.mark.parametrize("kind", list(KINDS))
+def test_lengths_outside_the_sequence_give_nan_where_they_cannot_be_seen(kind):
+    layer = getattr(nn, kind)(4, bidirectional=True, num_layers=2)
+    x, lengths = normal(0, 4, 3, 2), torch.tensor([3, 4, 0, -1])
+    params = tree.cast(layer.init(KEY, x), torch.float64)
+
+    def one(x, length):
+        return layer(params, (x[None], None, length[None]))
+
+    fits = torch.tensor([True, False, True, False])
+    out = pf.vmap(one)(x, lengths)
+    for leaf in tree.leaves(out):
+        rows = leaf.flatten(1)
+        assert rows[fits].isfinite().all()
+        assert rows[~fits].isnan().all()
+    compiled = pf.jit(lambda *args: layer(args[0], (args[1], None, args[2])), backend="aot_eager")
+    (y, _), (wanted, _) = compiled(params, x, lengths), tree.map(lambda leaf: leaf[:, 0], out)
+    torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_autocast(kind):
     layer = getattr(nn, kind)(4)
     x = torch.randn(2, 3, 5)
@@ -203,6 +238,11 @@ def test_autocast(kind):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, _ = layer(params, x)
     torch.testing.assert_close(y, layer(params, x)[0], rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *CELLS])
+def test_summaries_call_them_by_their_names(kind):
+    assert getattr(nn, kind)(4).kind == kind
 
 
 def test_initial_values():
@@ -227,6 +267,7 @@ def test_initial_values():
         (lambda: nn.lstm(2, proj_size=2), ValueError, "proj_size < hidden_size, 2, got 2"),
         (lambda: nn.lstm(2, proj_size=-1), ValueError, "lstm: expected proj_size >= 0, got -1"),
         (lambda: nn.rnn(2, nonlinearity="sin"), ValueError, "rnn: expected 'tanh' or 'relu' for "),
+        (lambda: nn.rnn(2, nonlinearity=["tanh"]), ValueError, r"'relu' for .*, got \['tanh'\]"),
         (lambda: nn.rnn_cell(2, nonlinearity=1), ValueError, "rnn_cell: expected 'tanh' or 'relu'"),
         (lambda: nn.gru(2, bias=1), TypeError, "gru: expected True or False for bias, got 1"),
         (lambda: nn.gru(2, bidirectional=2), TypeError, "for bidirectional, got 2"),
@@ -266,6 +307,8 @@ X, H = torch.ones(2, 3, 5), torch.zeros(1, 2, 4)
         ((X, None, torch.ones(2)), "lstm expected lengths as integers, got a torch.float32 tensor"),
         ((X, None, torch.tensor([1])), r"lstm \(lengths\) expected .* shape \(2\), got \(1,\)"),
         ((X[0], None, torch.tensor([1])), r"lstm expected .*\(N, L, 5\) with lengths"),
+        ((X, None, torch.tensor([4, 3])), r"lstm expected lengths within \[0, 3\], got \[4\]"),
+        ((X, None, torch.tensor([0, -1])), r"lstm expected lengths within \[0, 3\], got \[-1\]"),
     ],
 )
 def test_inputs_that_do_not_fit(given, message):

@@ -3,6 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import purefn.functional as pf
 from purefn.functional import nn
 
 MODES = {1: ["linear"], 2: ["bilinear", "bicubic"], 3: ["trilinear"]}
@@ -82,6 +83,29 @@ def test_shuffles_equal_torchs_for_any_leading_dimensions(shape):
     assert torch.equal(nn.channel_shuffle(2)({}, x), torch.nn.ChannelShuffle(2)(x))
 
 
+@pytest.mark.parametrize("mode", ["nearest-exact", "linear"])
+def test_positions_follow_from_the_lengths_where_asked(mode, matches_torch):
+    x = torch.arange(3.0, dtype=torch.float64).reshape(1, 1, 3)
+    outputs = []
+    for recompute in (True, False):
+        options = {"scale_factor": 1.9, "mode": mode, "recompute_scale_factor": recompute}
+        matches_torch(nn.upsample(**options), torch.nn.Upsample(**options), x)
+        outputs.append(nn.upsample(**options)({}, x))
+    assert not torch.equal(*outputs)
+
+
+@pytest.mark.parametrize("shape", [(0, 8, 4, 2), (2, 0, 4, 2), (2, 8, 0, 2)])
+def test_shuffles_of_nothing_have_shapes_and_gradients(shape):
+    """torch's `pixel_unshuffle` leaves the shape as it is, and `pixel_shuffle` has no gradient."""
+    batch, channels, height, width = shape
+    up, down = nn.pixel_shuffle(2), nn.pixel_unshuffle(2)
+    shuffled = up({}, torch.ones(shape))
+    assert shuffled.shape == (batch, channels // 4, 2 * height, 2 * width)
+    assert down({}, shuffled).shape == shape
+    for layer in (up, down):
+        assert pf.grad(lambda x, layer=layer: layer({}, x).sum())(torch.ones(shape)).shape == shape
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -124,6 +148,12 @@ def test_refuses_options(make, message):
         (nn.channel_shuffle(4), (2, 6, 3), "channel_shuffle expected channels divisible by 4"),
         (nn.channel_shuffle(2), (2, 6), r"channel_shuffle .*, got \(2, 6\)"),
         (nn.unfold(2), (4, 4), r"unfold .* shape \(N, C, H, W\) or \(C, H, W\), got \(4, 4\)"),
+        (
+            nn.unfold(2),
+            (2, 0, 4, 4),
+            r"unfold expected a non-empty input .* got shape \(2, 0, 4, 4\)",
+        ),
+        (nn.fold(3, 2), (2, 0, 4), r"fold expected rows divisible by 4, .* got shape \(2, 0, 4\)"),
         (nn.unfold(5), (2, 3, 4, 6), r"kernel of \(5, 5\) .* got shape \(2, 3, 4, 6\)"),
         (nn.fold(3, 2), (2, 8, 5), r"fold expected an input of shape \(N, C \* 4, 4\), got"),
         (nn.fold(3, 2), (8, 5), r"fold expected an input of shape \(C \* 4, 4\), got \(8, 5\)"),

@@ -22,6 +22,12 @@ def test_flatten(shape, start, end):
         assert torch.equal(nn.flatten(start, end)({}, x), expected)
 
 
+@pytest.mark.parametrize(("start", "end"), [("1", -1), (1.0, -1), (1, None), (True, -1)])
+def test_flatten_refuses_options(start, end):
+    with pytest.raises(TypeError, match=r"flatten: expected an integer for (start|end)_dim, got"):
+        nn.flatten(start, end)
+
+
 def test_the_batch_dimension_stays():
     assert nn.flatten()({}, torch.ones(2, 3, 4, 5)).shape == (2, 60)
     with pytest.raises(nn.LayerError, match=r"shape \(2,\)"):

@@ -40,6 +40,27 @@ def test_layers_draw_parameters_and_masks_of_their_own():
     assert torch.equal(model(params, X, key=random.key(3), train=True), expected)
 
 
+def test_a_norm_has_the_key_after_those_of_the_layers():
+    norm = nn.serial(nn.linear(6), nn.dropout(0.5))
+    model = nn.transformer_encoder(LAYER, 2, norm)
+    assert model.uses_key
+    assert not nn.transformer_encoder(LAYER, 2, nn.layer_norm()).uses_key
+    params, keys = model.init(KEY, X), random.split(KEY, 3)
+    parts = [*params["layers"].values(), params["norm"]]
+    for found, layer, key in zip(parts, (LAYER, LAYER, norm), keys, strict=True):
+        assert tree.all(tree.map(torch.equal, found, layer.init(key, X)))
+    y = LAYER(params["layers"]["1"], LAYER(params["layers"]["0"], X))
+    keys = random.split(random.key(3), 3)
+    expected = norm(params["norm"], y, key=keys[2], train=True)
+    assert torch.equal(model(params, X, key=random.key(3), train=True), expected)
+
+
+def test_dynamo_traces_init():
+    model = nn.transformer_encoder(LAYER, 2, nn.layer_norm())
+    compiled = torch.compile(lambda x: model.init(KEY, x), fullgraph=True, backend="eager")
+    assert tree.all(tree.map(torch.equal, compiled(X), model.init(KEY, X)))
+
+
 def test_initializers_reach_every_projection():
     ones, threes = (nn_constant(value) for value in (1.0, 3.0))
     model = nn.transformer(2, 1, 1, 8, weight_init=ones, bias_init=threes)

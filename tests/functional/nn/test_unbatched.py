@@ -9,12 +9,13 @@ from purefn.functional import ShapeDtype, nn, random, tree
 KINDS = (
     "conv1d", "conv2d", "conv3d", "conv_transpose", "max_pool", "avg_pool", "lp_pool", "adaptive_",
     "max_unpool", "fractional_", "_pad", "multi_head_attention", "transformer_", "softmax2d",
+    "instance_normaffine",
 )  # fmt: skip
 SINGLE = [
     case
     for case in CASES
     if case.module is not None
-    and any(kind in case.name for kind in KINDS)
+    and any(kind in case.name + case.variant for kind in KINDS)
     and not case.name.startswith("global_")  # of which the number of dimensions is not known
 ]
 KEY = random.key(0)

@@ -76,6 +76,25 @@ def test_state_dicts_go_both_ways():
     assert tree.all(tree.map(torch.equal, again, params))
 
 
+def test_what_is_not_a_number_is_equal_to_itself():
+    odd = torch.tensor([1.0, float("nan"), float("inf")])
+    both = {"encoder": {"weight": odd}, "decoder": {"weight": odd.clone()}}
+    assert nn.tie_params(both, TIES) == {"encoder": {"weight": odd}}
+    largest = torch.finfo(torch.float32).max
+    for other in (
+        [1.0, torch.nan, largest],
+        [1.0, 0.0, torch.inf],
+        [1.0, torch.nan, -torch.inf],
+        [0.0, torch.nan, torch.inf],
+    ):
+        with pytest.raises(nn.LayerError, match="equal parameters"):
+            nn.tie_params({**both, "decoder": {"weight": torch.tensor(other)}}, TIES)
+    with pytest.raises(nn.LayerError, match=r"to be like .*float64.* and .*float32"):
+        nn.tie_params({**both, "decoder": {"weight": odd.double()}}, TIES)
+    whole = {"encoder": {"weight": torch.arange(3)}, "decoder": {"weight": torch.arange(3)}}
+    assert list(nn.tie_params(whole, TIES)) == ["encoder"]
+
+
 def test_a_tied_block_is_used_twice_and_its_parts_can_be_replaced():
     """A subtree for a subtree: the two blocks of a recurrence in depth."""
     block = nn.serial(nn.linear(4), nn.tanh)
@@ -136,6 +155,8 @@ def test_what_is_refused():
         tied(model.init(KEY, x), x)
     with pytest.raises(nn.LayerError, match=r"the name 'a.weight'"):
         tied({"b": params["b"]}, x)
+    with pytest.raises(nn.LayerError, match=r"'a.weight', got a torch.float32 tensor of shape"):
+        tied(x, params)
     with pytest.raises(nn.LayerError, match=r"model\['b'\]: linear expected 'bias'"):
         tied(tree.at(params, "b.bias").set({}), x)
     with pytest.raises(nn.LayerError, match=r"equal parameters for 'b.weight'"):
