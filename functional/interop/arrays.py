@@ -7,6 +7,7 @@ their arguments, a copy.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,8 @@ def to_numpy(values: tree.PyTree) -> tree.PyTree:
     Raises
     ------
     TypeError
-        A leaf is not a tensor, or not a dense one.
+        A leaf is not a tensor, not a dense one, has a dtype that numpy lacks, or is within a
+        transform.
     ImportError
         A leaf is bfloat16 or float8 and ml_dtypes is not installed.
 
@@ -46,6 +48,11 @@ def to_numpy(values: tree.PyTree) -> tree.PyTree:
     ((3, 2), False)
     """
     return _each("to_numpy", values, _array)
+
+
+def to_own_numpy(tensor: Tensor) -> Any:
+    """Return a numpy array with the values of a tensor that can be written: a copy, contiguous."""
+    return np.array(to_numpy(tensor), order="C")
 
 
 def from_numpy(values: tree.PyTree) -> tree.PyTree:
@@ -66,7 +73,7 @@ def from_numpy(values: tree.PyTree) -> tree.PyTree:
     >>> from_numpy({"weight": np.ones(3, np.float32), "step": np.int64(4)})
     {'weight': tensor([1., 1., 1.]), 'step': tensor(4)}
     """
-    return _each("from_numpy", values, _tensor)
+    return _each("from_numpy", values, functools.partial(_tensor, "from_numpy"))
 
 
 def to_jax(values: tree.PyTree) -> tree.PyTree:
@@ -77,7 +84,7 @@ def to_jax(values: tree.PyTree) -> tree.PyTree:
     Raises
     ------
     TypeError
-        A leaf is not a tensor, or not a dense one.
+        A leaf is not a tensor, not a dense one, or within a transform.
     ValueError
         JAX would give a leaf another dtype: 64-bit ones need `jax.config.update("jax_enable_x64",
         True)`.
@@ -127,6 +134,9 @@ def from_jax(values: tree.PyTree) -> tree.PyTree:
     def tensor(path: str, leaf: Any) -> Tensor:
         if str(getattr(leaf, "dtype", "")).startswith("key<"):
             leaf = import_extra("jax", "JAX", "jax").random.key_data(leaf)
+        if isinstance(leaf, np.ndarray | np.generic):
+            # What numpy gives by dlpack may have strides that torch does not survive.
+            return _tensor("from_jax", path, leaf)
         if not hasattr(leaf, "__dlpack__"):
             raise TypeError(f"from_jax: expected arrays, got {path} = {leaf!r}.")
         return from_dlpack(leaf).clone()
@@ -151,15 +161,20 @@ def _array(path: str, leaf: Any) -> Any:
         dtypes = import_extra("ml_dtypes", "ml_dtypes", "export")
         array = tensor.view(_BORROWED[name][1]).numpy().view(getattr(dtypes, name))
     else:
-        array = tensor.numpy()
+        try:
+            array = tensor.numpy()
+        except TypeError as error:
+            raise TypeError(
+                f"to_numpy: {path} has dtype {leaf.dtype}, which numpy lacks; convert it first."
+            ) from error
     array.flags.writeable = False
     # A view of what cannot be written cannot be made writable again.
     return array.view()
 
 
-def _tensor(path: str, leaf: Any) -> Tensor:
-    if not isinstance(leaf, np.ndarray | np.generic):
-        raise TypeError(f"from_numpy: expected numpy arrays, got {path} = {leaf!r}.")
+def _tensor(function: str, path: str, leaf: Any) -> Tensor:
+    if not isinstance(leaf, np.ndarray | np.generic) or isinstance(leaf, np.ma.MaskedArray):
+        raise TypeError(f"{function}: expected numpy arrays, got {path} = {leaf!r}.")
     # A new array: torch refuses negative strides and other byte orders, and warns of read-only.
     array = np.array(leaf, dtype=leaf.dtype.newbyteorder("="), order="C", copy=True)
     try:
@@ -170,10 +185,15 @@ def _tensor(path: str, leaf: Any) -> Tensor:
         return torch.from_numpy(array)
     except TypeError as error:
         raise TypeError(
-            f"from_numpy: {path} has dtype {leaf.dtype}, which torch lacks; convert it first."
+            f"{function}: {path} has dtype {leaf.dtype}, which torch lacks; convert it first."
         ) from error
 
 
 def _check_dense(function: str, path: str, leaf: Any) -> None:
-    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided:
+    if not isinstance(leaf, Tensor) or leaf.layout is not torch.strided or leaf.is_nested:
         raise TypeError(f"{function}: expected dense tensors, got {path} = {leaf!r}.")
+    if leaf.is_meta or torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+        raise TypeError(
+            f"{function}: {path} has no values that could be read: it is on the meta device, or "
+            "within vmap, grad or another transform."
+        )

@@ -16,8 +16,12 @@ def kernels_suffice() -> bool:
 
     torch's kernels for attention have no batching rule, no forward mode and no second derivative.
     """
-    running = [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
-    return running in ([], [TransformType.Grad])
+    return transforms() in ([], [TransformType.Grad])
+
+
+def transforms() -> list[TransformType]:
+    """Return the transforms of torch.func that run, from the outermost inwards."""
+    return [interpreter.key() for interpreter in retrieve_all_functorch_interpreters()]
 
 
 def attention_by_formula(
@@ -37,6 +41,10 @@ def attention_by_formula(
     Vaswani et al. 2017, Attention is all you need (arXiv:1706.03762). A position that attends to
     nothing gets zero.
     """
+    if is_causal and attn_mask is not None:
+        raise ValueError("attention takes no attn_mask beside is_causal=True.")
+    if not (attn_mask is None or attn_mask.is_floating_point() or attn_mask.dtype == torch.bool):
+        raise ValueError(f"attention takes a mask of booleans or floats, got {attn_mask.dtype}.")
     if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
         key, value = (shared.repeat_interleave(groups, dim=-3) for shared in (key, value))

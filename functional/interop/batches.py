@@ -16,14 +16,14 @@ def beside(tensor: Tensor, others: Iterable[Any]) -> Tensor:
     tensor has no room. The values stay, and no derivative goes to `others`.
     """
     for other in others:
-        if isinstance(other, Tensor) and _is_mapped(other):
+        if isinstance(other, Tensor) and is_mapped(other):
             # Nothing, with an example dimension; a boolean has no derivative.
             nothing = other.reshape(-1)[:0].any()
             tensor = tensor | nothing if tensor.dtype == torch.bool else tensor + nothing
     return tensor
 
 
-def _is_mapped(tensor: Tensor) -> bool:
+def is_mapped(tensor: Tensor) -> bool:
     """Say whether `vmap` maps a tensor, at any level."""
     functorch: Any = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):

@@ -15,27 +15,35 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
 from torch.overrides import TorchFunctionMode
 
 from .. import random
 from ..nn import LayerError
-from .attending import attention_by_formula, kernels_suffice
+from ..staging.tracing import recorder
+from .attending import attention_by_formula, kernels_suffice, transforms
 from .batches import beside
 from .draws import DRAWS, WRITES, is_silent, pool_samples
-from .recurrences import stacked
+from .recurrences import CELLS, LAYERS, pack, pad_packed, recurrence, stacked
 
 #: The modules of torch whose Python functions call operators that draw.
 _PYTHON = ("torch.nn.functional", "torch.functional", "torch._lowrank")
 #: What asks whether a function mode is active; opened functions go on as if none was.
 _QUESTIONS = ("has_torch_function", "has_torch_function_unary", "has_torch_function_variadic")
 
-_RECURRENT = ("gru", "lstm", "rnn_relu", "rnn_tanh")
 #: Functions that make tensors to be written, with what is drawn or follows from it.
 _EMPTY = ("empty", "empty_like", "new_empty", "new_zeros", "zeros", "zeros_like")
 #: Functions that draw where one does not see it, and how the samples are drawn that they take.
 _POOLS = {"fractional_max_pool2d": pool_samples(2), "fractional_max_pool3d": pool_samples(3)}
-#: Operators of Python that write their first argument.
-_WRITING_OPERATORS = {"__setitem__"} | {
+#: Operators that cannot read the lengths of sequences under a transform.
+_PACKING: Mapping[str, Callable[..., Any]] = {
+    "_pack_padded_sequence": pack,
+    "_pad_packed_sequence": pad_packed,
+}
+#: Norms, which write the running statistics if told to take those of the input.
+_UPDATING = ("batch_norm", "instance_norm")
+#: Operators of Python that write their first argument, or an attribute of it.
+_WRITING_OPERATORS = {"__set__", "__setitem__"} | {
     f"__i{name}__"
     for name in (
         "add", "and", "div", "floordiv", "lshift", "mod", "mul", "or", "pow", "rshift", "sub",
@@ -82,12 +90,19 @@ class KeyedDraws(TorchFunctionMode):
         options = dict(kwargs or {})
         name = getattr(func, "__name__", "")
         if name == "__get__":
-            return func(*args, **options)
+            is_hidden = _is_data(func) and TransformType.Vmap in transforms()
+            return args[0].detach() if is_hidden else func(*args, **options)
         opened = _opened(func)
         if opened is not None and self._within[-1:] != [func]:
             args = _renormalizing_a_copy(name, args, options)
             return self._run_opened(func, opened, args, options)
         self._check_written(name, args, options)
+        if name in LAYERS or name in CELLS:
+            func = recurrence(name, func)
+        if name in _PACKING and transforms():
+            func = _PACKING[name]
+        if name == "__set__" and _is_data(func) and (transforms() or recorder() is not None):
+            return _set_data(*args)
         for first in ("input", "tensor"):
             if _is_random(name) and first in options:
                 args = (options.pop(first), *args)
@@ -97,6 +112,9 @@ class KeyedDraws(TorchFunctionMode):
             return attention_by_formula(*args, **options)
         if name in _POOLS and options.get("_random_samples") is None:
             options["_random_samples"] = _POOLS[name](self.next_key(name), args[0])
+        if name == "_nested_tensor_from_mask_left_aligned":
+            # What `TransformerEncoder` asks first for a fast path that no mode can look into.
+            return False
         if "out" in options:
             return _into_out(func, args, options)
         result = func(*args, **options)
@@ -127,7 +145,7 @@ class KeyedDraws(TorchFunctionMode):
                 f"{self._layer} draws with torch.{name} from a generator of its own; it has to use "
                 "the default one, which a key replaces."
             )
-        if name in _RECURRENT:
+        if name in LAYERS:
             return stacked(
                 func, args, lambda y, p: DRAWS["dropout"](self.next_key(name), y, p, True)
             )
@@ -159,18 +177,42 @@ class KeyedDraws(TorchFunctionMode):
     def _check_written(self, name: str, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
         """Refuse to write a tensor that is the caller's."""
         targets = [*(args[:1] if _writes(name) else ()), options.get("out")]
-        for target in targets:
+        if name in _UPDATING and args[5]:
+            targets += args[3:5]
+        # Functions of many tensors, `_foreach_mul_` and its like, write a list of them.
+        for target in _in_lists(targets):
             if not isinstance(target, Tensor):
                 continue
             if self._memory is None:
                 self._memory = {_memory(leaf): path for path, leaf in self._protected.items()}
             written = self._memory.get(_memory(target))
             if written is not None:
+                by = "an assignment such as `.data = ...`" if name == "__set__" else f"torch.{name}"
                 raise LayerError(
-                    f"{self._layer} writes its parameter {written!r} in place, by torch.{name}, "
+                    f"{self._layer} writes its parameter {written!r} in place, by {by}, "
                     "which no pure function does: leave that to an ordinary function of the "
                     "parameters, between steps."
                 )
+
+
+def _is_data(func: Callable[..., Any]) -> bool:
+    """Say whether a function reads or assigns `Tensor.data`, which transforms may refuse."""
+    return getattr(func, "__self__", None) is Tensor.data
+
+
+def _set_data(tensor: Tensor, value: Tensor) -> None:
+    """Write what a module would assign to `tensor.data`, of which no derivative is taken."""
+    if tensor.shape != value.shape or tensor.dtype != value.dtype:
+        raise ValueError(
+            f"a {value.dtype} tensor of shape {tuple(value.shape)} cannot be assigned to the "
+            f"data of one of {tensor.dtype} and {tuple(tensor.shape)} under a transform."
+        )
+    tensor.detach().copy_(value.detach())
+
+
+def _in_lists(values: Iterable[Any]) -> Iterable[Any]:
+    for value in values:
+        yield from value if isinstance(value, list | tuple) else (value,)
 
 
 def _into_out(func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> Any:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import random
+from ..staging.tracing import recorder
 from .attending import attention_by_formula
+from .batches import is_mapped
 
 #: What `selu` tends to for small inputs, `-1.0507 * 1.6733`, in the digits that torch has.
 _SELU_FLOOR = -1.7580993408473766
@@ -94,6 +96,8 @@ def _feature_alpha_dropout(key: Tensor, x: Tensor, p: float, train: bool) -> Ten
 
 
 def _kept(key: Tensor, p: float, shape: tuple[int, ...]) -> Tensor:
+    if not 0 <= p <= 1:
+        raise ValueError(f"dropout probability has to be between 0 and 1, but got {p}.")
     return random.bernoulli(key, float(1 - p), tuple(shape))
 
 
@@ -163,19 +167,27 @@ def _randint(key: Tensor, *args: Any, **options: Any) -> Tensor:
     size = options.pop("size", None)
     *positional, last = (*args, *([] if size is None else [size]))
     low, high = (0, *bounds, *positional)[-2:]
-    like = torch.empty(last, **{"dtype": torch.int64, **options})
-    return random.randint(key, tuple(like.shape), low, high, like.dtype).to(like.device)
+    like = torch.empty(last, **_with_integers(options))
+    return _integers(key, like, low, high)
 
 
 def _randint_like(key: Tensor, x: Tensor, *bounds: int, **options: Any) -> Tensor:
     bounds = (*(options.pop(name) for name in ("low", "high") if name in options), *bounds)
     low, high = (0, *bounds)[-2:]
-    like = torch.empty_like(x, **options)
-    return random.randint(key, tuple(like.shape), low, high, torch.int64).to(like.dtype)
+    return _integers(key, torch.empty_like(x, **options), low, high)
+
+
+def _integers(key: Tensor, like: Tensor, low: int, high: int) -> Tensor:
+    drawn = random.randint(key, tuple(like.shape), low, high, torch.int64)
+    return drawn.to(like.device, like.dtype)
+
+
+def _with_integers(options: dict[str, Any]) -> dict[str, Any]:
+    return {**options, "dtype": torch.int64 if options.get("dtype") is None else options["dtype"]}
 
 
 def _randperm(key: Tensor, n: int, **options: Any) -> Tensor:
-    return random.permutation(key, torch.arange(n, **{"dtype": torch.int64, **options}))
+    return random.permutation(key, torch.arange(n, **_with_integers(options)))
 
 
 def _normal_of(
@@ -186,17 +198,19 @@ def _normal_of(
     else:
         tensors = [value for value in (mean, std) if isinstance(value, Tensor)]
         like = torch.empty_like(torch.broadcast_tensors(*tensors)[0])
+    _check(std, std >= 0, "normal takes no standard deviation below zero")
     numbers: Tensor = mean + std * _normal(key, like)
     return numbers
 
 
 def _bernoulli(key: Tensor, x: Tensor, p: float | None = None) -> Tensor:
-    probability = x if p is None else torch.full_like(x, p)
-    return (_uniform(key, probability) < probability).to(x.dtype)
+    return _bernoulli_into(key, x, x if p is None else p)
 
 
 def _multinomial(key: Tensor, x: Tensor, num_samples: int, replacement: bool = False) -> Tensor:
     """Return indices by the Gumbel trick: the largest of `log p + g`, or one for each sample."""
+    _check(x, (x >= 0) & x.isfinite(), "multinomial takes finite weights that are not negative")
+    _check(x, (x > 0).any(-1), "multinomial takes weights of which one is above zero")
     shape = tuple(x.shape)
     if replacement:
         shape = (*shape[:-1], num_samples, shape[-1])
@@ -211,6 +225,16 @@ def _uniform(key: Tensor, like: Tensor) -> Tensor:
 
 def _normal(key: Tensor, like: Tensor) -> Tensor:
     return random.normal(key, tuple(like.shape), like.dtype).to(like.device)
+
+
+def _check(values: Any, valid: Any, message: str) -> None:
+    """Refuse values, numbers or a tensor, that torch refuses, where they can be seen."""
+    if isinstance(values, Tensor):
+        if recorder() is not None or is_mapped(values) or values.is_meta:
+            return
+        valid = valid.all()
+    if not valid:
+        raise ValueError(f"{message}, got {values}.")
 
 
 DRAWS: Mapping[str, Callable[..., Any]] = {
@@ -237,9 +261,11 @@ DRAWS: Mapping[str, Callable[..., Any]] = {
 
 
 def _bernoulli_into(key: Tensor, tensor: Tensor, p: Any = 0.5) -> Tensor:
-    probability = p if isinstance(p, Tensor) else torch.full(tensor.shape, float(p))
-    shape = tuple(tensor.shape)
-    return (random.uniform(key, shape, probability.dtype) < probability).to(tensor.dtype)
+    dtype = p.dtype if isinstance(p, Tensor) else torch.get_default_dtype()
+    _check(p, (p >= 0) & (p <= 1), "bernoulli takes probabilities between 0 and 1")
+    drawn = random.uniform(key, tuple(tensor.shape), dtype).to(tensor.device)
+    found: Tensor = (drawn < p).to(tensor.dtype)
+    return found
 
 
 def _exponential_into(key: Tensor, tensor: Tensor, lambd: float = 1.0) -> Tensor:
@@ -247,6 +273,7 @@ def _exponential_into(key: Tensor, tensor: Tensor, lambd: float = 1.0) -> Tensor
 
 
 def _normal_into(key: Tensor, tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
+    _check(std, std >= 0, "normal takes no standard deviation below zero")
     return mean + std * random.normal(key, tuple(tensor.shape), tensor.dtype)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import tree
 from ..nn import Params
 from . import layouts
-from .arrays import from_numpy
+from .arrays import from_numpy, to_own_numpy
 
 _PROJECTIONS = ("query_proj", "key_proj", "value_proj")
 
@@ -53,7 +53,7 @@ def to_equinox(params: Params, like: Any) -> Any:
     Raises
     ------
     TypeError
-        `like` is not an equinox module.
+        `like` is not an equinox module, or a parameter is not a tensor.
     ValueError
         A parameter is missing or not used, or has another shape than in `like`.
 
@@ -76,6 +76,8 @@ def to_equinox(params: Params, like: Any) -> Any:
     if missing or unknown:
         raise ValueError(f"to_equinox: missing names {missing}, unknown names {unknown}.")
     for name, value in expected.items():
+        if not isinstance(given[name], Tensor):
+            raise TypeError(f"to_equinox: expected tensors, got {name!r} = {given[name]!r}.")
         if given[name].shape != value.shape:
             raise ValueError(
                 f"to_equinox: {name!r} has shape {tuple(given[name].shape)}, the module's has "
@@ -144,7 +146,7 @@ def _module(params: Any, like: Any) -> Any:
     """Return `like` with `params`, which fit, in the places of its arrays."""
     if _is_array(like):
         value: Tensor = params
-        return value.detach().cpu().reshape(tuple(like.shape)).contiguous().clone().numpy()
+        return to_own_numpy(value.detach().reshape(tuple(like.shape)))
     if not _is_node(like) or "StateIndex" in _kinds(like):
         return like
     own = _theirs(_kinds(like), params or {}, like)

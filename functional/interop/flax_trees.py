@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import tree
 from ..nn import Params, State
 from . import layouts
-from .arrays import from_numpy
+from .arrays import from_numpy, to_own_numpy
 from .flax_cells import cell_from_flax, cell_to_flax, is_cell
 
 _ATTENTION = {"query", "key", "value", "out"}
@@ -63,10 +63,11 @@ def from_flax(
     Raises
     ------
     TypeError
-        A leaf is not an array of a dtype that torch has (as the keys in an unfiltered nnx state).
+        `variables` are not nested dicts, or a leaf is not an array of a dtype that torch has (as
+        the keys in an unfiltered nnx state).
     ValueError
-        An option names no such path, an image does not have its layer's size, or two paths
-        become one.
+        An option names no such path, an image does not have its layer's size, a kernel has fewer
+        than two dimensions, or two paths become one.
 
     Examples
     --------
@@ -80,9 +81,14 @@ def from_flax(
     params: dict[str, Tensor] = {}
     state: dict[str, Tensor] = {}
     seen: set[str] = set()
+    _check_dicts("from_flax", "variables", variables)
     for path, node in _nodes(_merged(_with_string_keys(variables))):
         seen.add(path)
-        own, statistics = _node_from_flax(path, from_numpy(_as_numpy(node)), options)
+        try:
+            tensors = from_numpy(_as_numpy(node))
+        except TypeError as error:
+            raise TypeError(f"from_flax: {path}: {error}") from error
+        own, statistics = _node_from_flax(path, tensors, options)
         for target, values in ((params, own), (state, statistics)):
             for name, value in tree.to_state_dict(values).items():
                 full = ".".join(filter(None, [_renamed(path, options), name]))
@@ -115,6 +121,8 @@ def to_flax(
 
     Raises
     ------
+    TypeError
+        `like` is not nested dicts, or a parameter is not a tensor.
     ValueError
         A parameter is missing, is not used, or has another shape than in `like`; a bias has no
         place in flax's layer (that of a GRU's hidden gates) and is not zero; or an option names no
@@ -129,7 +137,11 @@ def to_flax(
     (5, 3)
     """
     options = _options(names, transposed, flattened)
+    _check_dicts("to_flax", "like", like)
     values = {**tree.to_state_dict(params), **tree.to_state_dict(state)}
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"to_flax: expected tensors, got {name!r} = {value!r}.")
     unused = {name for name in values if not name.endswith("num_batches_tracked")}
     found: dict[str, dict[str, Any]] = {}
     for path, node in _nodes(_merged(_with_string_keys(like))):
@@ -202,12 +214,19 @@ def _node_to_flax(path: str, values: _Read, like: Any, options: _Options) -> dic
     return {
         name: _kernel(path, values["weight"], options)
         if name == "kernel"
-        else values[_RENAMED.get(name, _STATISTICS.get(name, name))].reshape(tuple(leaf.shape))
+        else values["weight"].reshape(tuple(leaf.shape))
+        if name == "negative_slope" and values["weight"].numel() == 1
+        else values[_RENAMED.get(name, _STATISTICS.get(name, name))]
         for name, leaf in like.items()
     }
 
 
 def _weight(path: str, kernel: Tensor, options: _Options) -> Tensor:
+    if kernel.ndim < 2:
+        raise ValueError(
+            f"from_flax: {path} has a kernel of shape {tuple(kernel.shape)}; those of layers have "
+            "inputs and outputs."
+        )
     if options.is_transposed(path):
         return layouts.transposed_weight(kernel)
     weight = layouts.conv_weight(kernel)
@@ -266,6 +285,15 @@ def _options(
     flattened: Mapping[str, Sequence[int]] | None,
 ) -> _Options:
     return _Options(dict(names or {}), frozenset(transposed), dict(flattened or {}))
+
+
+def _check_dicts(function: str, what: str, values: Any) -> None:
+    """Refuse what is no dict of names."""
+    if not isinstance(values, Mapping):
+        raise TypeError(
+            f"{function}: expected nested dicts for {what}, got {type(values).__name__}; of an nnx "
+            "model, `nnx.to_pure_dict(nnx.state(model, (nnx.Param, nnx.BatchStat)))`."
+        )
 
 
 def _check_used(function: str, options: _Options, paths: set[str]) -> None:
@@ -348,7 +376,7 @@ def _filled(like: Any, path: tuple[str, ...], found: Mapping[str, dict[str, Any]
             f"to_flax: {'.'.join(path)} would have shape {tuple(value.shape)}, the model's is "
             f"{tuple(like.shape)}."
         )
-    return value.detach().cpu().contiguous().clone().numpy()
+    return to_own_numpy(value)
 
 
 def _finder(found: Mapping[str, dict[str, Any]]) -> Callable[[tuple[str, ...]], Tensor]:

@@ -32,10 +32,11 @@ def from_module(module: torch.nn.Module, forward: Forward | None = None) -> tupl
     also the buffers that are not persistent. The module is copied: it is not written, and what
     becomes of it later is not seen.
 
-    - Called is `module(x)`, or `module(*x)` for a tuple and `module(**x)` for a dict. Outputs come
+    - Called is `module(x)`, or `module(*x)` for a tuple and `module(**x)` for a dict (or another
+      mapping, as HuggingFace's tokenizers return, in eager). Outputs come
       as plain trees: HuggingFace's output classes as dicts without the entries that are `None`.
-    - Buffers that the module writes come back as the new state. What it assigns to attributes is
-      forgotten.
+    - Buffers that the module writes come back as the new state. What it assigns to attributes, or
+      puts into its lists and dicts, is forgotten.
     - `train` is the mode of the call. A part whose mode differs from that of the whole when it is
       given keeps its own always: a batch norm that was frozen by `module.bn.eval()` stays so.
     - Random operators draw from `key`, number `i` of a call from `random.fold_in(key, i)`, in
@@ -44,6 +45,8 @@ def from_module(module: torch.nn.Module, forward: Forward | None = None) -> tupl
       From one key they draw other numbers than torch's generator.
     - A tensor with several names (tied weights) is one leaf, with the first of them, and its
       gradient the sum over its uses.
+    - Every parameter is a leaf like the others, those with `requires_grad=False`, too: to keep some
+      as they are, differentiate in a part of the tree (`tree.partition`).
     - `layer.init(key, x)` returns the values that the module had, whatever `key` and `x` are.
 
     Parameters
@@ -59,7 +62,7 @@ def from_module(module: torch.nn.Module, forward: Forward | None = None) -> tupl
     TypeError
         `module` is not a module; is TorchScript's; or only wraps one, as `DataParallel` does.
     ValueError
-        It is lazy.
+        It is lazy, or a parameter has hooks on its gradient.
     LayerError
         On use: parameters or state are not those of the module; the module draws random numbers
         and there is no key, or draws with an operator or from a generator that takes none; it
@@ -94,13 +97,12 @@ def from_module(module: torch.nn.Module, forward: Forward | None = None) -> tupl
         return _run(skeleton, guard, call, params, state, x, key, train)
 
     if state:
-        return _stateful(skeleton.name, run, params, state), params, state
-    return _stateless(skeleton.name, run, params), params
+        own = [tree.from_state_dict(named) for named in (skeleton.parameters, skeleton.buffers)]
+        return _stateful(skeleton.name, run, *own), params, state
+    return _stateless(skeleton.name, run, tree.from_state_dict(skeleton.parameters)), params
 
 
 def _stateful(name: str, run: Callable[..., Any], params: Params, state: State) -> StatefulLayer:
-    params, state = tree.map(Tensor.clone, params), tree.map(Tensor.clone, state)
-
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         check_key(f"{name}.init", key)
         return _on(key, params), _on(key, state)
@@ -114,8 +116,6 @@ def _stateful(name: str, run: Callable[..., Any], params: Params, state: State) 
 
 
 def _stateless(name: str, run: Callable[..., Any], params: Params) -> Layer:
-    params = tree.map(Tensor.clone, params)
-
     def init(key: Tensor, x: Any) -> Params:
         check_key(f"{name}.init", key)
         return _on(key, params)
@@ -152,7 +152,15 @@ def _run(
         KeyedDraws(name, key, parameters),
     ):
         # A lifted function has a layer's errors.
-        y = lift(lambda x: call(module, x), name).apply({}, copied(x))
+        try:
+            y = lift(lambda x: call(module, x), name).apply({}, copied(x))
+        except LayerError as error:
+            if "saved tensor hooks" not in str(error):
+                raise
+            raise LayerError(
+                f"{name} uses torch.utils.checkpoint, which has no derivative under torch.func: "
+                "turn it off in the module, and call the layer within pf.remat."
+            ) from error
         new = skeleton.read_buffers()
     return plain(name, y), tree.from_state_dict(new)
 

@@ -20,13 +20,15 @@ def arguments(x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """
     if type(x) is tuple:
         return x, {}
-    if isinstance(x, dict) and all(isinstance(name, str) for name in x):
+    if isinstance(x, Mapping) and all(isinstance(name, str) for name in x):
         return (), dict(x)
     return (x,), {}
 
 
 def copied(x: Any) -> Any:
     """Return `x` with its tensors copied, so that a module may write them."""
+    if isinstance(x, Mapping) and not isinstance(x, dict):
+        x = dict(x)
     return tree.map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, x)
 
 

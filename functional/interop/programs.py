@@ -16,7 +16,7 @@ from torch.utils import _pytree
 from .. import tree
 from ..nn import Layer, Params, State, StatefulLayer
 from .extras import import_extra
-from .wrapping import to_module
+from .wrapping import check_layer, to_module
 
 #: How many roundings of its dtype an output may be away from the layer's, beside the largest.
 _ROUNDINGS = 2000
@@ -95,6 +95,7 @@ def export(
         raise ValueError(f"export: expected a path that ends in .onnx or .pt2, got {str(path)!r}.")
     write, run = kinds[path.suffix]
     _check_example(x, dynamic_batch)
+    check_layer("export", layer, state)
     module = to_module(layer, params, state).eval().requires_grad_(False)
     examples = [x, _twice(x)] if dynamic_batch else [x]
     program = _traced(module, examples[-1], dynamic_batch)
@@ -141,10 +142,14 @@ def _traced(module: torch.nn.Module, x: Any, dynamic_batch: bool) -> Any:
 
 def _compare(found: Sequence[Tensor], output: Any) -> None:
     """Refuse outputs that are not the layer's, to rounding."""
-    expected = _pytree.tree_leaves(output)
+    expected, found = (
+        [leaf for leaf in leaves if leaf is not None]
+        for leaves in (_pytree.tree_leaves(output), found)
+    )
     if len(found) != len(expected):
         raise ExportError(f"export: {len(found)} outputs came back of {len(expected)}.")
-    for index, (ours, theirs) in enumerate(zip(expected, found, strict=True)):
+    for index, pair in enumerate(zip(expected, found, strict=True)):
+        ours, theirs = map(torch.as_tensor, pair)
         if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
             raise ExportError(
                 f"export: output {index} came back as {theirs.dtype} of {tuple(theirs.shape)}, the "
@@ -152,12 +157,15 @@ def _compare(found: Sequence[Tensor], output: Any) -> None:
             )
         if ours.numel() == 0 or torch.equal(ours, theirs):
             continue
-        exact = not (ours.is_floating_point() or ours.is_complex())
-        precision = 0.0 if exact else min(_ROUNDINGS * torch.finfo(ours.dtype).eps, 0.05)
+        is_exact = not (ours.is_floating_point() or ours.is_complex())
+        precision = 0.0 if is_exact else min(_ROUNDINGS * torch.finfo(ours.dtype).eps, 0.05)
         wide = torch.float64 if not ours.is_complex() else torch.complex128
-        difference = float((ours.to(wide) - theirs.to(wide)).abs().max())
-        largest = float(ours.to(wide).abs().max())
-        if not difference <= precision * max(largest, 1e-30):
+        ours, theirs = ours.to(wide), theirs.to(wide)
+        # Infinite where the other is, and no number where the other is none, is no difference.
+        alike = (ours == theirs) | (ours.isnan() & theirs.isnan())
+        difference = float(torch.where(alike, 0.0, (ours - theirs).abs()).max())
+        largest = float(torch.where(ours.isfinite(), ours.abs(), 0.0).max())
+        if is_exact or not difference <= precision * max(largest, 1e-30):
             raise ExportError(
                 f"export: output {index} of the file differs by {difference:.3g} from the layer's, "
                 f"whose largest value is {largest:.3g}; nothing was written."

@@ -1,14 +1,46 @@
-"""Torch's recurrent operators with dropout between their layers, drawn from keys."""
+"""Torch's recurrent operators, with dropout between their layers, and where `vmap` runs.
+
+torch's have no batching rule: under `vmap` a layer is taken by its formula, a step at a time. So
+are packed sequences under any transform, where torch's operators cannot read their sizes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import TransformType
+from torch.nn import functional
 
+from .attending import transforms
 from .batches import beside
+
+_Step = Callable[..., tuple[Tensor, ...]]
+
+
+def recurrence(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what computes `func`, torch's recurrent operator of that name, under any transform.
+
+    torch's has no batching rule, and under a transform reads no sizes of a packed input. There it
+    is taken by its formula.
+    """
+    running = transforms()
+
+    def run(*args: Any) -> Any:
+        is_packed = name in LAYERS and not isinstance(args[3], bool)
+        if TransformType.Vmap not in running and not (is_packed and running):
+            return func(*args)
+        if name in LAYERS:
+            layer = _packed_layer if is_packed else _layer
+            return stacked(functools.partial(layer, LAYERS[name]), args, lambda y, p: y)
+        x, carry, *weights = args
+        after = CELLS[name](x, (carry,) if isinstance(carry, Tensor) else carry, *weights)
+        return after[0] if isinstance(carry, Tensor) else after
+
+    return run
 
 
 def stacked(
@@ -61,3 +93,164 @@ def _of_layer(states: Any, start: int, directions: int, y: Tensor) -> Any:
     if isinstance(states, Tensor):
         return beside(states[start : start + directions], [y])
     return [_of_layer(state, start, directions, y) for state in states]
+
+
+# --- formulas ------------------------------------------------------------------------------------
+
+
+def _layer(
+    step: _Step,
+    x: Tensor,
+    states: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: bool,
+    layers: int,
+    p: float,
+    train: bool,
+    bidirectional: bool,
+    batch_first: bool,
+) -> tuple[Tensor, ...]:
+    """Return output and final states of one layer, in one direction or both."""
+    axis = 1 if batch_first else 0
+    parts = [states] if isinstance(states, Tensor) else states
+    outputs, finals = [], []
+    for direction, own in enumerate(_by_direction(weights, bias, bidirectional)):
+        carry = tuple(part[direction] for part in parts)
+        ys = []
+        for now in x.unbind(axis)[:: -1 if direction else 1]:
+            carry = step(now, carry, *own)
+            ys.append(carry[0])
+        outputs.append(torch.stack(ys[:: -1 if direction else 1], axis))
+        finals.append(carry)
+    return (torch.cat(outputs, -1), *(torch.stack(parts) for parts in zip(*finals, strict=True)))
+
+
+def _packed_layer(
+    step: _Step,
+    x: Tensor,
+    sizes: Tensor,
+    states: Tensor | Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: bool,
+    layers: int,
+    p: float,
+    train: bool,
+    bidirectional: bool,
+) -> tuple[Tensor, ...]:
+    """Return output and final states of one layer, whose input has only the first rows later on."""
+    parts = [states] if isinstance(states, Tensor) else states
+    outputs, finals = [], []
+    for direction, own in enumerate(_by_direction(weights, bias, bidirectional)):
+        carry = tuple(part[direction] for part in parts)
+        ys = []
+        for now in x.split(_numbers(sizes))[:: -1 if direction else 1]:
+            after = step(now, tuple(part[: len(now)] for part in carry), *own)
+            ys.append(after[0])
+            rest = (part[len(now) :] for part in carry)
+            carry = tuple(torch.cat(pair) for pair in zip(after, rest, strict=True))
+        outputs.append(torch.cat(ys[:: -1 if direction else 1]))
+        finals.append(carry)
+    return (torch.cat(outputs, -1), *(torch.stack(parts) for parts in zip(*finals, strict=True)))
+
+
+def _by_direction(
+    weights: Sequence[Tensor], bias: bool, bidirectional: bool
+) -> list[Sequence[Tensor | None]]:
+    """Return what a step takes for each direction: two weights, two biases, and a projection."""
+    count = len(weights) // (2 if bidirectional else 1)
+    own = [weights[start : start + count] for start in range(0, len(weights), count)]
+    return [part if bias else (*part[:2], None, None, *part[2:]) for part in own]
+
+
+def pack(x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    """Return the examples' rows, step by step and without padding, and their numbers."""
+    numbers = _numbers(lengths)
+    sizes = [sum(length > t for length in numbers) for t in range(numbers[0])]
+    steps = x.unbind(1 if batch_first else 0)
+    rows = [step[:size] for step, size in zip(steps, sizes, strict=False)]
+    return torch.cat(rows), torch.tensor(sizes)
+
+
+def pad_packed(
+    data: Tensor, sizes: Tensor, batch_first: bool, padding: float, length: int
+) -> tuple[Tensor, Tensor]:
+    """Undo `pack`, up to `length` steps at least, with `padding` behind each example."""
+    numbers = _numbers(sizes)
+    numbers += [0] * (length - len(numbers))
+    like = data[: numbers[0]]
+    steps = [
+        torch.cat([rows, torch.full_like(like[len(rows) :], padding)])
+        for rows in data.split(numbers)
+    ]
+    lengths = [sum(size > example for size in numbers) for example in range(numbers[0])]
+    return torch.stack(steps, 1 if batch_first else 0), torch.tensor(lengths)
+
+
+def _numbers(sizes: Tensor) -> list[int]:
+    """Return integers within the wrappers of torch.func, which no transform changes."""
+    functorch: Any = torch._C._functorch
+    while functorch.is_gradtrackingtensor(sizes):
+        sizes = functorch.get_unwrapped(sizes)
+    return [int(size) for size in sizes.tolist()]
+
+
+def _lstm(
+    x: Tensor,
+    carry: tuple[Tensor, ...],
+    input_weight: Tensor,
+    hidden_weight: Tensor,
+    input_bias: Tensor | None = None,
+    hidden_bias: Tensor | None = None,
+    projection: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Hochreiter & Schmidhuber 1997, Long short-term memory."""
+    h, c = carry
+    gates = functional.linear(x, input_weight, input_bias)
+    gates = gates + functional.linear(h, hidden_weight, hidden_bias)
+    i, f, g, o = gates.chunk(4, dim=-1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    h = o.sigmoid() * c.tanh()
+    return (h if projection is None else functional.linear(h, projection), c)
+
+
+def _gru(
+    x: Tensor,
+    carry: tuple[Tensor, ...],
+    input_weight: Tensor,
+    hidden_weight: Tensor,
+    input_bias: Tensor | None = None,
+    hidden_bias: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Cho et al. 2014 (arXiv:1406.1078), with the reset gate behind the product."""
+    (h,) = carry
+    of_x = functional.linear(x, input_weight, input_bias).chunk(3, dim=-1)
+    of_h = functional.linear(h, hidden_weight, hidden_bias).chunk(3, dim=-1)
+    reset, update = (a + b for a, b in zip(of_x[:2], of_h[:2], strict=True))
+    new = (of_x[2] + reset.sigmoid() * of_h[2]).tanh()
+    return (new + update.sigmoid() * (h - new),)
+
+
+def _simple(activation: Callable[[Tensor], Tensor]) -> _Step:
+    def step(
+        x: Tensor,
+        carry: tuple[Tensor, ...],
+        input_weight: Tensor,
+        hidden_weight: Tensor,
+        input_bias: Tensor | None = None,
+        hidden_bias: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Elman 1990, Finding structure in time."""
+        of_h = functional.linear(carry[0], hidden_weight, hidden_bias)
+        return (activation(functional.linear(x, input_weight, input_bias) + of_h),)
+
+    return step
+
+
+#: Steps by the names of torch's operators, of layers and of single cells.
+LAYERS: Mapping[str, _Step] = {
+    "gru": _gru,
+    "lstm": _lstm,
+    "rnn_relu": _simple(torch.relu),
+    "rnn_tanh": _simple(torch.tanh),
+}
+CELLS: Mapping[str, _Step] = {f"{name}_cell": step for name, step in LAYERS.items()}

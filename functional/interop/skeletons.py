@@ -2,14 +2,15 @@
 
 What is kept of a module is its Python: the tensors of its parameters and buffers are replaced by
 ones without memory, and each has a leaf of the parameters or of the state in its place while
-`Skeleton.inhabited` lasts.
+`Skeleton.inhabited` lasts, also where a list or a dict of the module holds it once more.
 """
 
 from __future__ import annotations
 
 import copy
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -27,6 +28,39 @@ _WRAPPERS = {
     "FullyShardedDataParallel": "module",
     "OptimizedModule": "_orig_mod",
 }
+
+
+#: The dicts of a module that are filled for a call.
+_FILLED = ("_parameters", "_buffers", "_modules")
+_DICTS = (dict, OrderedDict, defaultdict)
+_COLLECTIONS = (*_DICTS, deque, list, set, tuple)
+
+
+class Absent(Tensor):
+    """What a skeleton has in the place of a tensor; every use of its values is refused."""
+
+    place: str
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Refuse to do anything but tell a property, and say which tensor is not there."""
+        if getattr(func, "__name__", "") == "__get__":
+            with torch._C.DisableTorchFunctionSubclass():
+                found = func(*args)
+            if not isinstance(found, Tensor):
+                return found
+        places = [leaf.place for leaf in _in_collections((args, kwargs)) if isinstance(leaf, cls)]
+        raise LayerError(
+            f"{' and '.join(places)} is read where it has no value: in an object or a function "
+            "that has it beside the module, or after the call, as torch.utils.checkpoint does "
+            "under torch's own autograd; let the module read its attribute."
+        )
 
 
 class Slot(NamedTuple):
@@ -48,21 +82,32 @@ class Skeleton:
     Attributes
     ----------
     parameters, buffers
-        The module's tensors by the first name that each has, and `ties`, the other names of
-        tensors that have several.
+        Copies of the module's tensors, by the first name that each has. A buffer that is a
+        parameter, too, is that parameter.
     """
 
     def __init__(self, module: Module) -> None:
         check_module("from_module", module)
         self.name = type(module).__name__
-        self.parameters, parameter_ties = _first_names(module.named_parameters)
-        self.buffers, buffer_ties = _first_names(module.named_buffers)
-        self.ties = parameter_ties | buffer_ties
-        self.module = _without_values(module)
+        names: dict[int, str] = {}
+        parameters, parameter_ties = _first_names(module.named_parameters, names)
+        buffers, buffer_ties = _first_names(module.named_buffers, names)
+        _check_no_hooks(self.name, parameters)
+        self.module = _without_values(module, names)
+        self.parameters, self.buffers = (
+            {name: tensor.detach().clone() for name, tensor in tensors.items()}
+            for tensors in (parameters, buffers)
+        )
         self._lock = threading.RLock()
         self._parameter_slots = _slots(self.module, "_parameters", parameter_ties)
         self._buffer_slots = _slots(self.module, "_buffers", buffer_ties)
         self._modules = list(self.module.modules())
+        self._collections = [
+            (part, attribute)
+            for part in self._modules
+            for attribute, value in part.__dict__.items()
+            if attribute not in _FILLED and type(value) in (Absent, *_COLLECTIONS)
+        ]
         # A part that stood otherwise than the whole has been told so: it goes on standing.
         self._fixed = {part for part in self._modules if part.training != module.training}
 
@@ -72,24 +117,28 @@ class Skeleton:
     ) -> Iterator[Module]:
         """Hand out the module with these tensors inside, and take everything out again.
 
-        Afterwards each part has the attributes that it had before, whatever was assigned meanwhile.
+        Afterwards each part has the attributes and hooks that it had before, whatever was assigned
+        meanwhile or put into its lists and dicts.
         """
+        values = {**params, **buffers}
+        copies: dict[int, Any] = {}
         with self._lock:
             before = [part.__dict__ for part in self._modules]
             try:
                 for part, attributes in zip(self._modules, before, strict=True):
                     part.__dict__ = {
                         **attributes,
-                        "_parameters": dict(attributes["_parameters"]),
-                        "_buffers": dict(attributes["_buffers"]),
-                        "_modules": dict(attributes["_modules"]),
+                        **{name: dict(attributes[name]) for name in _FILLED},
                     }
                     if part not in self._fixed:
                         part.__dict__["training"] = train
                 for slot in self._parameter_slots:
-                    slot.owner._parameters[slot.attribute] = params[slot.leaf]  # type: ignore[assignment]
+                    slot.owner._parameters[slot.attribute] = values[slot.leaf]  # type: ignore[assignment]
                 for slot in self._buffer_slots:
-                    slot.owner._buffers[slot.attribute] = buffers[slot.leaf]
+                    slot.owner._buffers[slot.attribute] = values[slot.leaf]
+                for part, attribute in self._collections:
+                    held = part.__dict__[attribute]
+                    part.__dict__[attribute] = _with_values(held, values, copies)
                 yield self.module
             finally:
                 for part, attributes in zip(self._modules, before, strict=True):
@@ -119,6 +168,7 @@ class Skeleton:
         return {
             slot.leaf: slot.owner._buffers[slot.attribute]  # type: ignore[misc]
             for slot in self._buffer_slots
+            if slot.leaf in self.buffers
         }
 
 
@@ -145,11 +195,24 @@ def check_module(function: str, module: Any) -> None:
             )
 
 
+def _check_no_hooks(module: str, parameters: Mapping[str, Tensor]) -> None:
+    """Refuse parameters whose gradients torch's autograd would hand to a function."""
+    hooked = [name for name, parameter in parameters.items() if parameter._backward_hooks]
+    if hooked:
+        raise ValueError(
+            f"from_module: {module} has hooks on the gradients of {hooked} (Tensor.register_hook), "
+            "which a pure function does not run: remove them, and change the gradients that "
+            "pf.grad returns."
+        )
+
+
 def _first_names(
-    named: Callable[..., Iterator[tuple[str, Any]]],
+    named: Callable[..., Iterator[tuple[str, Any]]], first: dict[int, str]
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return the tensors by their first name, and for each further name that first one."""
-    first: dict[int, str] = {}
+    """Return the tensors by their first name, and for each further name that first one.
+
+    `first` has the names by the tensors' identities, and gets those of new ones.
+    """
     tensors: dict[str, Tensor] = {}
     ties: dict[str, str] = {}
     for name, tensor in named(remove_duplicate=False):
@@ -172,16 +235,53 @@ def _slots(module: Module, kind: str, ties: Mapping[str, str]) -> list[Slot]:
     return slots
 
 
-def _without_values(module: Module) -> Module:
-    """Return a copy of the module whose parameters and buffers have no memory."""
+def _in_collections(value: Any) -> Iterator[Any]:
+    """Yield what is in a value of tuples, lists and dicts."""
+    if isinstance(value, Mapping):
+        value = tuple(value.values())
+    if not isinstance(value, list | tuple):
+        yield value
+        return
+    for part in value:
+        yield from _in_collections(part)
+
+
+def _with_values(held: Any, values: Mapping[str, Tensor], copies: dict[int, Any]) -> Any:
+    """Return a copy of a module's list or dict, and all in it, that has values in it.
+
+    `copies` has the copy of each by its identity: what two parts share is shared by the copies.
+    """
+    if isinstance(held, Absent):
+        return values[held.place]
+    kind = type(held)
+    if kind not in _COLLECTIONS:
+        return held
+    if id(held) in copies:
+        return copies[id(held)]
+    if kind is tuple:
+        return tuple(_with_values(part, values, copies) for part in held)
+    copies[id(held)] = copied = held.copy()
+    if kind in _DICTS:
+        for name, part in held.items():
+            copied[name] = _with_values(part, values, copies)
+    elif kind is list:
+        copied[:] = [_with_values(part, values, copies) for part in held]
+    return copied
+
+
+def _without_values(module: Module, names: Mapping[int, str]) -> Module:
+    """Return a copy of the module whose parameters and buffers, which have names, are absent."""
     memo: dict[int, Any] = {}
-    for parameter in module.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = Parameter(empty, requires_grad=False)
-    for buffer in module.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
+    for tensor in (*module.parameters(), *module.buffers()):
+        empty: Any = torch.empty_like(tensor, device="meta", requires_grad=False).as_subclass(
+            Absent
+        )
+        empty.place = names[id(tensor)]
+        # What `isinstance(empty, Parameter)` asks.
+        empty._is_param = isinstance(tensor, Parameter)
+        memo[id(tensor)] = empty
     for part in module.modules():
-        for value in part.__dict__.values():
+        for value in _in_collections(part.__dict__):
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 # Computed when the module was built or last called; deepcopy refuses these.
                 memo[id(value)] = value.detach().clone()

@@ -24,18 +24,18 @@ class LayerModule(Module):
 
     def __init__(self, layer: Layer | StatefulLayer, params: Params, state: State) -> None:
         super().__init__()
-        self.layer = layer
+        self._layer = layer
         self._parameter_names = _register(self, "parameter", params)
         self._state_names = _register(self, "buffer", state)
 
     def forward(self, x: Any) -> Any:
         """Return the layer's output on `x`, and in training keep its next state."""
         params = tree.from_state_dict(_at(self, self._parameter_names))
-        key = _drawn_key(params, x) if self.training and self.layer.uses_key else None
-        if not isinstance(self.layer, StatefulLayer):
-            return self.layer.apply(params, x, key=key, train=self.training)
+        key = _drawn_key(params, x) if self.training and self._layer.uses_key else None
+        if not isinstance(self._layer, StatefulLayer):
+            return self._layer.apply(params, x, key=key, train=self.training)
         state = tree.from_state_dict(_at(self, self._state_names))
-        y, state = self.layer.apply(params, state, x, key=key, train=self.training)
+        y, state = self._layer.apply(params, state, x, key=key, train=self.training)
         if self.training:
             with torch.no_grad():
                 for name, value in tree.to_state_dict(state).items():
@@ -45,7 +45,7 @@ class LayerModule(Module):
 
     def extra_repr(self) -> str:
         """Say which layer it is, in the module's own printout."""
-        return self.layer.kind
+        return self._layer.kind
 
 
 def to_module(
@@ -90,14 +90,17 @@ def to_module(
     >>> bool(module(x).square().mean() < before)
     True
     """
+    check_layer("to_module", layer, state)
+    return LayerModule(layer, params, {} if state is None else state)
+
+
+def check_layer(function: str, layer: Any, state: State | None) -> None:
+    """Refuse what is no layer, and one with a state where none is given, or the other way round."""
     if not isinstance(layer, Layer | StatefulLayer):
-        raise TypeError(f"to_module: expected a Layer or StatefulLayer, got {layer!r}.")
+        raise TypeError(f"{function}: expected a Layer or StatefulLayer, got {layer!r}.")
     if isinstance(layer, StatefulLayer) != (state is not None):
         kind = "a stateful layer needs" if state is None else "a layer without state takes no"
-        raise TypeError(
-            f"to_module: {kind} `state`; stateful layers are {StatefulLayer.__name__}s."
-        )
-    return LayerModule(layer, params, {} if state is None else state)
+        raise TypeError(f"{function}: {kind} `state`; stateful layers are StatefulLayers.")
 
 
 def load_into(module: Module, params: Params, state: State | None = None) -> None:
@@ -112,8 +115,8 @@ def load_into(module: Module, params: Params, state: State | None = None) -> Non
     TypeError
         `module` is not a module, or a leaf is not a tensor.
     ValueError
-        A name is missing or unknown, a leaf has another shape or dtype than the module's, or a
-        tied tensor is given two values. Nothing has been written then.
+        A name is missing or unknown, a leaf has another shape, dtype or layout than the module's or
+        no values, or a tied tensor is given two values. Nothing has been written then.
 
     Examples
     --------
@@ -136,9 +139,17 @@ def load_into(module: Module, params: Params, state: State | None = None) -> Non
         for what, trees in given.items()
         for pair in _checked_writes(what, trees, targets[what])
     ]
+    # A value may be a tensor of the module, which another one is written to first.
+    written = {_memory(target) for target, _ in writes}
     with torch.no_grad():
-        for target, value in writes:
+        copies = [value.clone() if _memory(value) in written else value for _, value in writes]
+        for (target, _), value in zip(writes, copies, strict=True):
             target.copy_(value)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Return what tells the memory of a tensor from that of others, 0 for sparse ones."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout is torch.strided else 0
 
 
 def _checked_writes(
@@ -178,6 +189,11 @@ def _check_alike(name: str, value: Any, target: Tensor) -> None:
         raise ValueError(
             f"load_into: {name!r} has shape {tuple(value.shape)} and dtype {value.dtype}, the "
             f"module's {tuple(target.shape)} and {target.dtype}."
+        )
+    if value.layout != target.layout or value.is_meta != target.is_meta:
+        raise ValueError(
+            f"load_into: {name!r} is on {value.device} with layout {value.layout}, the module's on "
+            f"{target.device} with layout {target.layout}."
         )
 
 

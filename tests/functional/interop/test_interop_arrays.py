@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import purefn.functional as pf
 from purefn.functional import interop, random, tree
 
 DTYPES = [
@@ -85,6 +86,10 @@ def test_strides_byte_orders_scalars_and_read_only_arrays():
         (interop.from_numpy, torch.ones(1), "expected numpy arrays"),
         (interop.to_numpy, np.ones(1), r"expected dense tensors, got tree\['x'\]"),
         (interop.to_numpy, torch.eye(2).to_sparse(), "expected dense tensors"),
+        (interop.to_numpy, torch.ones(1, device="meta"), "has no values that could be read"),
+        (interop.to_numpy, torch.empty(1).to(torch.float8_e5m2fnuz), r"tree\['x'\] .* numpy lacks"),
+        (interop.from_numpy, np.ma.masked_array([1.0], [True]), "expected numpy arrays"),
+        (interop.from_jax, np.array(["a"]), r"from_jax: tree\['x'\] has dtype <U1"),
         (interop.to_jax, 2, "expected dense tensors"),
         (interop.from_jax, 2, r"expected arrays, got tree\['x'\] = 2"),
     ],
@@ -92,6 +97,17 @@ def test_strides_byte_orders_scalars_and_read_only_arrays():
 def test_what_is_no_array_is_refused(function, leaf, message, jax_of_numpy):
     with pytest.raises(TypeError, match=message):
         function({"x": leaf})
+
+
+@pytest.mark.parametrize("transform", [pf.grad, lambda fun: pf.vmap(lambda x: fun(x)[None])])
+def test_within_a_transform_there_are_no_values(transform):
+    with pytest.raises(TypeError, match=r"no values that could be read.*transform"):
+        transform(lambda x: interop.to_numpy(x).sum())(torch.ones(3))
+
+
+def test_arrays_of_numpy_come_from_jax_whatever_their_strides():
+    array = np.arange(4, dtype=">f4")[::-1]
+    assert interop.from_jax(array).tolist() == [3, 2, 1, 0]
 
 
 @pytest.fixture

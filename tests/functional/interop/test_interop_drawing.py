@@ -206,6 +206,10 @@ def test_packed_sequences_are_dropped_between_layers_too():
     module = Packing(8, 3, 2, dropout=1.0)
     layer, params = interop.from_module(module)
     torch.testing.assert_close(layer(params, X, key=KEY, train=True), module(X).detach())
+    grads = pf.grad(lambda params: layer(params, X, key=KEY, train=True).sum())(params)
+    module(X).sum().backward()
+    for name, parameter in module.named_parameters():
+        torch.testing.assert_close(grads[name], parameter.grad)
 
 
 def test_randomized_slopes_lie_between():
@@ -231,11 +235,18 @@ NUMBERS = {
     "init_normal": (lambda x: torch.nn.init.normal_(torch.empty(MANY), 2, 3), 2, 9),
     "exponential_": (lambda x: torch.empty(MANY).exponential_(2.0), 1 / 2, 1 / 4),
     "bernoulli": (lambda x: torch.bernoulli(torch.full((MANY,), 0.3)), 0.3, 0.21),
+    "bernoulli_of_integers": (
+        lambda x: torch.bernoulli(torch.zeros(MANY, dtype=torch.int64), 0.3),
+        0.3,
+        0.21,
+    ),
     "bernoulli_": (lambda x: torch.empty(MANY).bernoulli_(0.3), 0.3, 0.21),
     "bernoulli_of_tensor": (lambda x: torch.empty(MANY).bernoulli_(LIKE * 0 + 0.3), 0.3, 0.21),
     "randint": (lambda x: torch.randint(4, (MANY,)), 1.5, 15 / 12),
     "randint_of_bounds": (lambda x: torch.randint(2, 6, (MANY,)), 3.5, 15 / 12),
     "randint_named": (lambda x: torch.randint(low=2, high=6, size=(MANY,)), 3.5, 15 / 12),
+    "randint_of_floats": (lambda x: torch.randint(4, (MANY,), dtype=torch.float32), 1.5, 15 / 12),
+    "randint_of_none": (lambda x: torch.randint(4, (MANY,), dtype=None), 1.5, 15 / 12),
     "randint_like": (lambda x: torch.randint_like(LIKE, 4), 1.5, 15 / 12),
     "randint_like_of_bounds": (lambda x: torch.randint_like(LIKE, 2, 6), 3.5, 15 / 12),
     "randperm": (lambda x: torch.randperm(MANY) / MANY, 1 / 2, 1 / 12),
@@ -283,6 +294,44 @@ def test_what_takes_no_key_is_refused_by_its_name():
     generator = torch.Generator()
     with pytest.raises(nn.LayerError, match=r"torch\.rand from a generator of its own"):
         drawing(lambda x: torch.rand(3, generator=generator))
+
+
+WRONG = {
+    "bernoulli": lambda x: torch.bernoulli(torch.tensor([0.5, 1.5])),
+    "bernoulli_": lambda x: x.bernoulli_(-0.1),
+    "nothing": lambda x: torch.multinomial(torch.zeros(2, 3), 1, replacement=True),
+    "negative": lambda x: torch.multinomial(torch.tensor([1.0, -1.0]), 1),
+    "infinite": lambda x: torch.multinomial(torch.tensor([1.0, math.inf]), 1),
+    "normal": lambda x: torch.normal(torch.zeros(3), torch.tensor([1.0, -1.0, 1.0])),
+    "normal_": lambda x: x.normal_(0.0, -1.0),
+    "dropout": lambda x: torch.dropout(x, 1.5, True),
+    "attention": lambda x: attend(x, x, x, dropout_p=1.5),
+    "two_masks": lambda x: attend(x, x, x, torch.eye(6).bool(), 0.5, is_causal=True),
+    "integers": lambda x: attend(x, x, x, torch.ones(6, 6, dtype=torch.int64), 0.5),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_torch_refuses_is_refused(name):
+    with pytest.raises(RuntimeError):
+        WRONG[name](X.clone())
+    with pytest.raises(nn.LayerError, match="Calling failed"):
+        drawing(WRONG[name])
+
+
+def test_a_mask_beside_causal_attention_is_refused_under_transforms_too():
+    def attended(x):
+        return drawing(lambda x: attend(x, x, x, torch.eye(6).bool(), is_causal=True), x)
+
+    with pytest.raises(nn.LayerError, match="no attn_mask beside is_causal"):
+        pf.vmap(attended)(X)
+
+
+def test_values_that_cannot_be_seen_pass():
+    p = torch.tensor([0.0, 1.0])
+    draw = pf.vmap(lambda p: drawing(torch.bernoulli, p))
+    assert torch.equal(draw(p), p)
+    assert torch.equal(pf.jit(draw, backend="aot_eager")(p), p)
 
 
 @pytest.mark.parametrize(

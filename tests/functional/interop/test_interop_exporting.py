@@ -126,7 +126,7 @@ class Noisy(torch.nn.Module):
         (SEQUENCES, "model.txt", {}, ValueError, r"ends in \.onnx or \.pt2, got 'model.txt'"),
         ([1, 2], "model.pt2", {}, TypeError, "a tensor or a tree of tensors"),
         ({}, "model.pt2", {}, TypeError, "a tensor or a tree of tensors"),
-        (SEQUENCES, "model.pt2", {"state": {}}, TypeError, "a layer without state"),
+        (SEQUENCES, "model.pt2", {"state": {}}, TypeError, "export: a layer without state"),
         (torch.ones(()), "model.pt2", {"dynamic_batch": True}, ValueError, r"shapes \[\(\)\]"),
         (
             (torch.ones(2), torch.ones(3)),
@@ -145,11 +145,26 @@ def test_wrong_arguments_are_refused(x, name, options, error, message, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_infinite_or_no_number_must_be_that(tmp_path):
+    layer = nn.lift(lambda x: (torch.log(x - 1), x.masked_fill(x > 1, -np.inf), None, x))
+    interop.export(layer, {}, SEQUENCES, tmp_path / "model.pt2")
+    y = torch.tensor([np.nan, -np.inf, 1.0, 2.0])
+    programs._compare([y * (1 + 1e-7)], y)
+    for index, wrong in [(0, 1.0), (1, 3.0), (1, np.inf), (1, np.nan), (2, np.inf), (2, 1.1)]:
+        found = y.clone()
+        found[index] = wrong
+        with pytest.raises(interop.ExportError, match="largest value is 2"):
+            programs._compare([found], y)
+
+
 def test_integers_must_agree_exactly():
     programs._compare([torch.tensor([1, 2])], torch.tensor([1, 2]))
     with pytest.raises(interop.ExportError, match="differs by 1"):
         programs._compare([torch.tensor([1, 3])], torch.tensor([1, 2]))
     with pytest.raises(interop.ExportError, match="differs by nan"):
         programs._compare([torch.tensor([np.nan])], torch.tensor([1.0]))
+    large = torch.tensor([2**60])
+    with pytest.raises(interop.ExportError, match="output 0 of the file differs"):
+        programs._compare([large + 1], large)
     with pytest.raises(interop.ExportError, match="1 outputs came back of 2"):
         programs._compare([torch.ones(1)], (torch.ones(1), torch.ones(1)))

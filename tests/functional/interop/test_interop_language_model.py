@@ -152,6 +152,14 @@ def test_its_dropout_takes_keys_and_examples_can_be_mapped():
     def loss(params, words):
         return layer(params, state, {"input_ids": words[None]})[0]["logits"].square().sum()
 
+    masked = pf.vmap(
+        lambda words, mask: layer(
+            params, state, {"input_ids": words[None], "attention_mask": mask[None]}
+        )[0]["logits"][0]
+    )
+    mask = torch.tensor([[1, 1, 1, 1], [1, 1, 1, 0]])
+    expected = layer(params, state, {**x, "attention_mask": mask})[0]["logits"]
+    torch.testing.assert_close(masked(WORDS, mask), expected, rtol=1e-12, atol=1e-14)
     mapped = pf.vmap(pf.grad(loss), in_axes=(None, 0))(params, WORDS)
     for index, words in enumerate(WORDS):
         grads = pf.grad(loss)(params, words)

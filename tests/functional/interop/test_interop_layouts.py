@@ -8,12 +8,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional
 
 from purefn.functional import interop, nn, tree
+from purefn.functional.interop import layouts
 
 RECORDS = np.load(Path(__file__).with_name("reference") / "flax_equinox.npz")
 #: What rounds to float32 inside, whatever it is given.
@@ -217,11 +219,24 @@ def test_what_does_not_fit_back_is_refused():
         interop.to_flax({**params, "other": torch.ones(1)}, state, dense())
     with pytest.raises(ValueError, match=r"Dense_0.kernel would have shape \(4, 3\).*\(5, 3\)"):
         interop.to_flax(params, state, dense(5))
+    own = params["Dense_0"]
+    with pytest.raises(ValueError, match=r"Dense_0.bias would have shape \(1,\)"):
+        interop.to_flax({"Dense_0": {**own, "bias": torch.ones(1)}}, state, dense())
+    norm = {"params": {"Norm_0": {"scale": np.ones((2, 3))}}}
+    with pytest.raises(ValueError, match=r"Norm_0.scale would have shape \(3, 2\)"):
+        interop.to_flax({"Norm_0": {"weight": torch.ones(3, 2)}}, {}, norm)
+    with pytest.raises(TypeError, match=r"expected tensors, got 'Dense_0.bias' = 1"):
+        interop.to_flax({"Dense_0": {**own, "bias": 1}}, state, dense())
 
 
 def test_what_is_no_array_is_refused():
-    with pytest.raises(TypeError, match="expected numpy arrays"):
-        interop.from_flax({"params": {"kernel": "w"}})
+    with pytest.raises(TypeError, match=r"from_flax: Dense_0: .*expected numpy arrays"):
+        interop.from_flax({"params": {"Dense_0": {"kernel": "w"}}})
+    with pytest.raises(ValueError, match=r"from_flax: Dense_0 has a kernel of shape \(3,\)"):
+        interop.from_flax({"params": {"Dense_0": {"kernel": np.ones(3)}}})
+    for function in (interop.from_flax, lambda values: interop.to_flax({}, {}, values)):
+        with pytest.raises(TypeError, match=r"nested dicts for .*, got list.*nnx\.to_pure_dict"):
+            function([np.ones(3)])
 
 
 # --- equinox: its modules are dataclasses, known by the names of their classes -------------------
@@ -319,12 +334,39 @@ def test_what_is_no_array_stays_in_the_module():
     assert type(back.parts) is list
 
 
+def test_projections_of_several_widths_keep_their_places():
+    weights = [torch.full((2, width), float(width)) for width in (3, 4, 5)]
+    packed = layouts.packed_projections(weights, [None, torch.ones(2), None])
+    assert packed["k_proj_weight"].shape == (2, 4)
+    assert packed["in_proj_bias"].tolist() == [0, 0, 1, 1, 0, 0]
+    assert all(map(torch.equal, layouts.unpacked_projections(packed)[0], weights))
+
+
+def test_the_longest_name_that_fits_counts():
+    variables = {"a": {"b": dense()["params"]["Dense_0"]}}
+    params, _ = interop.from_flax(variables, names={"a": "x", "a.b": "y"})
+    assert list(params) == ["y"]
+
+
+def test_halves_go_out():
+    weight = torch.randn(3, 2).bfloat16()
+    like = module("Linear", weight=np.ones((3, 2), ml_dtypes.bfloat16))
+    back = interop.to_equinox({"weight": weight}, like).weight
+    flax = interop.to_flax({"weight": weight}, {}, {"kernel": np.ones((2, 3))})["kernel"]
+    for array in (back, flax.T):
+        assert array.dtype == ml_dtypes.bfloat16
+        assert torch.equal(interop.from_numpy(array), weight)
+        array[0] = 5
+
+
 def test_what_does_not_fit_the_module_is_refused():
     like = module("Linear", weight=np.ones((3, 2)), bias=np.ones(3))
     with pytest.raises(ValueError, match=r"missing names \['bias'\], unknown names \['bais'\]"):
         interop.to_equinox({"weight": torch.ones(3, 2), "bais": torch.ones(3)}, like)
     with pytest.raises(ValueError, match=r"'bias' has shape \(1,\), the module's has \(3,\)"):
         interop.to_equinox({"weight": torch.ones(3, 2), "bias": torch.ones(1)}, like)
+    with pytest.raises(TypeError, match=r"expected tensors, got 'bias' = array"):
+        interop.to_equinox({"weight": torch.ones(3, 2), "bias": np.ones(3)}, like)
     for function in (interop.from_equinox, lambda m: interop.to_equinox({}, m)):
         with pytest.raises(TypeError, match="expected an equinox module, got 3"):
             function(3)

@@ -64,6 +64,38 @@ def mixed(*parts):
     return torch.nn.Sequential(*parts)
 
 
+class Packing(torch.nn.Module):
+    """What a recurrent layer makes of sequences of several lengths."""
+
+    def __init__(self, layer, lengths, **padding):
+        super().__init__()
+        self.embedding, self.layer = torch.nn.Linear(8, 8), layer
+        self.lengths, self.padding = lengths, padding
+
+    def forward(self, x):
+        axis = self.layer.batch_first
+        is_sorted = sorted(self.lengths, reverse=True) == self.lengths
+        packed = torch.nn.utils.rnn.pack_padded_sequence(
+            self.embedding(x), self.lengths, axis, enforce_sorted=is_sorted
+        )
+        y, states = self.layer(packed)
+        return *torch.nn.utils.rnn.pad_packed_sequence(y, axis, **self.padding), states
+
+
+class Stepping(torch.nn.Module):
+    """A cell that goes through a sequence, with a part of its state to begin with."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell = cell
+
+    def forward(self, x):
+        state = self.cell(x[:, 0])
+        for step in x.unbind(1)[1:]:
+            state = self.cell(step, state)
+        return state
+
+
 MODULES = {
     "linear": (torch.nn.Linear(8, 3), X),
     "convolution": (torch.nn.Conv1d(6, 4, 3, padding_mode="circular", padding=1), X),
@@ -73,6 +105,18 @@ MODULES = {
     "in_place": (mixed(torch.nn.ReLU(inplace=True), torch.nn.Hardtanh(inplace=True)), X),
     "lstm": (torch.nn.LSTM(8, 5, 2, bidirectional=True, batch_first=True), X),
     "gru": (torch.nn.GRU(8, 5), X),
+    "packed_lstm": (
+        Packing(torch.nn.LSTM(8, 5, 2, bidirectional=True, batch_first=True), [5, 3, 3, 1]),
+        X,
+    ),
+    "packed_gru": (
+        Packing(torch.nn.GRU(8, 5, bias=False), [2, 4, 1, 2, 4, 3], total_length=5),
+        X,
+    ),
+    "packed_rnn": (
+        Packing(torch.nn.RNN(8, 5, 2, batch_first=True), [6, 5, 2, 1], padding_value=-1.0),
+        X,
+    ),
     "attention": (torch.nn.MultiheadAttention(8, 2, batch_first=True), (X, X, X)),
     "keywords": (
         torch.nn.MultiheadAttention(8, 2, batch_first=True),
@@ -142,6 +186,52 @@ def test_googlenet_returns_its_auxiliary_outputs_in_training():
     assert evaluated.shape == (2, 3)
 
 
+RECURRENT = {
+    "lstm": torch.nn.LSTM(8, 5, 2, bidirectional=True, batch_first=True),
+    "projected": torch.nn.LSTM(8, 5, 2, bias=False, batch_first=True, proj_size=3),
+    "gru": torch.nn.GRU(8, 5, 2, bidirectional=True, batch_first=True),
+    "tanh": torch.nn.RNN(8, 5, batch_first=True),
+    "relu": torch.nn.RNN(8, 5, 2, "relu", bias=False, batch_first=True),
+    "time_first": torch.nn.GRU(8, 5),
+    "packed": Packing(torch.nn.LSTM(8, 5, batch_first=True), [6, 6, 2, 1]),
+    "lstm_cell": Stepping(torch.nn.LSTMCell(8, 5)),
+    "gru_cell": Stepping(torch.nn.GRUCell(8, 5)),
+    "rnn_cell": Stepping(torch.nn.RNNCell(8, 5, nonlinearity="relu", bias=False)),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_modules_can_be_mapped(name):
+    layer, params = interop.from_module(RECURRENT[name].double())
+    x = torch.stack([X, 1 - X]).double()
+    grads = pf.grad(lambda params, x: total(layer(params, x)))
+    several = tree.map(lambda leaf: torch.stack([leaf, -leaf, 2 * leaf]), params)
+    for run, axes, count in [(grads, (None, 0), 2), (grads, (0, None), 3), (layer, (0, None), 3)]:
+        mapped = pf.vmap(run, in_axes=axes)(
+            several if axes[0] == 0 else params, x if axes[1] == 0 else x[0]
+        )
+        for index in range(count):
+            own = tree.map(lambda leaf, i=index: leaf[i], several) if axes[0] == 0 else params
+            wanted = run(own, x[index if axes[1] == 0 else 0])
+            for found, value in zip(tree.leaves(mapped), tree.leaves(wanted), strict=True):
+                torch.testing.assert_close(found[index], value, rtol=1e-10, atol=1e-12)
+
+
+def test_an_encoder_with_masked_positions_can_be_mapped():
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    layer, params = interop.from_module(torch.nn.TransformerEncoder(layer, 1).double())
+    x = {"src": X.double(), "src_key_padding_mask": torch.arange(6) > torch.arange(2, 6)[:, None]}
+
+    def loss(params, x):
+        return layer(params, tree.map(lambda leaf: leaf[None], x)).square().sum()
+
+    mapped = pf.vmap(pf.grad(loss), in_axes=(None, 0))(params, x)
+    for index in range(4):
+        wanted = pf.grad(loss)(params, tree.map(lambda leaf, i=index: leaf[i], x))
+        for found, value in zip(tree.leaves(mapped), tree.leaves(wanted), strict=True):
+            torch.testing.assert_close(found[index], value, rtol=1e-10, atol=1e-12)
+
+
 def test_training_compiles_and_maps():
     torch.manual_seed(0)
     module = mixed(torch.nn.Conv2d(2, 3, 3), torch.nn.BatchNorm2d(3), torch.nn.ReLU(inplace=True))
@@ -203,6 +293,8 @@ def test_the_module_is_not_written_and_not_seen_later():
     with torch.no_grad():
         for leaf in [*module.parameters(), *tree.leaves(params)]:
             leaf.zero_()
+    for name, parameter in module.named_parameters():
+        parameter.data = torch.zeros(len(name))
     drawn, _ = layer.init(KEY, X)
     again, _ = layer(drawn, state, X, train=True)
     torch.testing.assert_close(again, y)
@@ -221,6 +313,118 @@ def test_what_a_module_assigns_is_forgotten():
     assert torch.equal(layer(params, X), layer(params, X))
     pf.grad(lambda params: layer(params, X).sum())(params)
     assert torch.equal(layer(params, X), layer(params, X))
+
+
+def test_what_a_module_collects_or_hooks_in_a_call_is_forgotten():
+    class Collecting(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part = torch.nn.Linear(8, 8)
+            self.seen, self.tables = [], {"masks": {}}
+
+        def forward(self, x):
+            self.part.register_forward_hook(lambda module, args, y: y + 1)
+            self.seen.append(self.part(x))
+            scale = self.tables["masks"].setdefault(len(x), x.mean())
+            return sum(self.seen) * scale
+
+    module = Collecting()
+    layer, params = interop.from_module(module)
+    pf.vmap(lambda x: layer(params, x))(torch.stack([X, X]))
+    for x in (X, 2 * X):
+        torch.testing.assert_close(layer(params, x), copy.deepcopy(module)(x).detach())
+    shared = []
+    module = mixed(torch.nn.Identity(), torch.nn.Identity())
+    module[0].notes = module[1].notes = shared
+    module[0].register_forward_hook(lambda module, args, y: module.notes.append(y))
+    module[1].register_forward_hook(lambda module, args, y: module.notes[0] + y)
+    layer, _ = interop.from_module(module)
+    assert torch.equal(layer({}, X), 2 * X)
+    assert shared == []
+
+
+def test_tensors_that_lists_and_dicts_hold_once_more_have_their_values():
+    class Holding(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.full((8,), 2.0))
+            self.register_buffer("shift", torch.ones(8))
+            self.parts = [(self.weight, 1), {"shift": self.shift}]
+            self.first = self.shift
+            self.computed = [self.weight.sum()]
+
+        def forward(self, x):
+            shift = self.parts[1]["shift"] + self.first
+            return x * self.parts[0][0] + shift * (self.computed[0] - 15)
+
+    layer, params, state = interop.from_module(Holding())
+    params, state = tree.map(torch.neg, (params, state))
+    torch.testing.assert_close(layer(params, state, X)[0], -2 * X - 2)
+    grads = pf.grad(lambda params: layer(params, state, X)[0].sum())(params)
+    torch.testing.assert_close(grads["weight"], X.sum((0, 1)))
+
+
+def test_a_module_that_was_traced_by_fx():
+    class Scaling(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.scale = torch.nn.Parameter(torch.full((8,), 2.0))
+            self.register_buffer("shift", torch.ones(8))
+
+        def forward(self, x):
+            return super().forward(x) * self.scale + self.shift
+
+    module = torch.fx.symbolic_trace(Scaling())
+    layer, params, state = interop.from_module(module)
+    assert (sorted(params), sorted(state)) == (["bias", "scale", "weight"], ["shift"])
+    assert torch.equal(layer(params, state, X)[0], module(X).detach())
+
+
+def test_a_buffer_that_is_a_parameter_is_that_parameter():
+    module = mixed(torch.nn.Linear(8, 8, bias=False), torch.nn.Module())
+    module[1].register_buffer("weight", module[0].weight)
+    module[1].forward = lambda x: x @ module[1].weight
+    layer, params = interop.from_module(
+        module, lambda module, x: module[0](x) * module[1].weight.sum()
+    )
+    assert list(tree.to_state_dict(params)) == ["0.weight"]
+    grads = pf.grad(lambda params: layer(params, X).sum())(params)
+    (module[0](X) * module[1].weight.sum()).sum().backward()
+    torch.testing.assert_close(grads["0"]["weight"], module[0].weight.grad)
+
+
+def test_a_state_that_is_assigned_through_data_comes_back_under_transforms():
+    class Averaging(torch.nn.Linear):
+        def __init__(self):
+            super().__init__(8, 8)
+            self.register_buffer("average", torch.zeros(8))
+
+        def forward(self, x):
+            y = super().forward(x)
+            self.average.data.mul_(0.5)
+            self.average.data = self.average.data + y.mean((0, 1))
+            return y * self.average
+
+    module = Averaging()
+    layer, params, state = interop.from_module(module)
+    x = torch.stack([X, -X])
+
+    def loss(params, state, x):
+        y, state = layer(params, state, x)
+        return y.sum(), state
+
+    step = pf.grad(loss, has_aux=True)
+    mapped = pf.vmap(step, in_axes=(None, None, 0))(params, state, x)
+    compiled = pf.jit(step, backend="aot_eager")
+    for index in (0, 1):
+        module = copy.deepcopy(Averaging())
+        module.load_state_dict(tree.to_state_dict(params) | tree.to_state_dict(state))
+        module(x[index]).sum().backward()
+        wanted = [module.weight.grad, module.bias.grad, module.average.detach()]
+        ones = tree.map(lambda leaf, i=index: leaf[i], mapped)
+        for grads, new in (step(params, state, x[index]), ones, compiled(params, state, x[index])):
+            found = [grads["weight"], grads["bias"], new["average"]]
+            torch.testing.assert_close(found, wanted)
 
 
 def test_a_state_that_is_assigned_comes_back():

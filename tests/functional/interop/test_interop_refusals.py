@@ -1,10 +1,12 @@
 """What goes in and out of a converted module, and what is refused."""
 
+from collections import UserDict
 from typing import NamedTuple
 
 import pytest
 import torch
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 import purefn.functional as pf
 from purefn.functional import interop, nn, tree
@@ -61,6 +63,15 @@ def test_what_is_no_tree_is_refused_with_its_place():
         Wrapping(lambda x: Output(logits=x, past=[Cache()])), lambda module, x: module(x).logits
     )
     assert torch.equal(layer({}, X), X)
+
+
+def test_any_mapping_is_keywords():
+    module = Wrapping(None)
+    module.forward = lambda first, second: first.mul_(2) - second
+    layer, _ = interop.from_module(module)
+    before = X.clone()
+    assert torch.equal(layer({}, UserDict(first=X, second=X)), X)
+    assert torch.equal(X, before)
 
 
 def test_a_list_is_one_argument():
@@ -138,14 +149,69 @@ class Assigning(torch.nn.Linear):
         return super().forward(x)
 
 
-@pytest.mark.parametrize("kind", [Clamping, Assigning])
+class Renormalizing(torch.nn.Linear):
+    def forward(self, x):
+        self.weight.data = torch.renorm(self.weight.data, 2, 0, 1.0)
+        return super().forward(x)
+
+
+class Halving(torch.nn.Linear):
+    def forward(self, x):
+        with torch.no_grad():
+            torch._foreach_mul_([self.bias, self.weight], 0.5)
+        return super().forward(x)
+
+
+class Averaging(torch.nn.Linear):
+    def forward(self, x):
+        return functional.batch_norm(super().forward(x), self.weight[0], self.bias, training=True)
+
+
+@pytest.mark.parametrize("kind", [Clamping, Assigning, Renormalizing, Halving, Averaging])
 def test_a_module_that_writes_its_parameters_is_refused_before_it_does(kind):
     layer, params = interop.from_module(kind(8, 8))
     before = tree.map(torch.clone, params)
     for run in (layer, pf.grad(lambda params, x: layer(params, x).sum())):
-        with pytest.raises(nn.LayerError, match="writes its parameter 'weight' in place"):
+        with pytest.raises(nn.LayerError, match=r"writes its parameter '(weight|bias)' in place"):
             run(params, X)
     assert tree.all(tree.map(torch.equal, before, params))
+
+
+def test_a_hook_on_a_gradient_is_refused():
+    module = mixed(linear(8), linear(8))
+    module[1].weight.register_hook(lambda grad: 0 * grad)
+    with pytest.raises(ValueError, match=r"hooks on the gradients of \['1.weight'\]"):
+        interop.from_module(module)
+
+
+def test_a_tensor_where_no_value_can_be_put_is_refused():
+    class Holder:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+    class Hiding(torch.nn.Linear):
+        def forward(self, x):
+            return self.holder.tensor * 2
+
+    module = Hiding(8, 8)
+    module.holder = Holder(module.weight)
+    layer, params = interop.from_module(module)
+    with pytest.raises(nn.LayerError, match="weight is read where it has no value"):
+        layer(params, X)
+
+
+def test_checkpoints_are_refused_under_transforms():
+    class Saving(torch.nn.Linear):
+        def forward(self, x):
+            return checkpoint(super().forward, x, use_reentrant=False)
+
+    layer, params = interop.from_module(Saving(8, 8))
+    assert layer(params, X).shape == X.shape
+    with pytest.raises(nn.LayerError, match=r"uses torch.utils.checkpoint.*pf\.remat"):
+        pf.grad(lambda params: layer(params, X).sum())(params)
+    leaves = {name: leaf.requires_grad_() for name, leaf in params.items()}
+    with pytest.raises(nn.LayerError, match=r"after the call, as torch\.utils\.checkpoint"):
+        layer(leaves, X).sum().backward()
 
 
 def test_a_buffer_that_appears_during_the_call_is_refused():

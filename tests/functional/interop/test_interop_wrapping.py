@@ -93,6 +93,13 @@ def test_dropout_draws_its_keys_from_torchs_generator():
     assert torch.equal(module.eval()(x), x)
 
 
+def test_a_part_may_be_called_layer():
+    layer = nn.serial(layer=nn.linear(2))
+    module = interop.to_module(layer, layer.init(KEY, X))
+    assert set(module.state_dict()) == {"layer.weight", "layer.bias"}
+    assert module(X).shape == (4, 3, 8, 2)
+
+
 def test_to_module_and_back():
     layer = network()
     params, state = layer.init(KEY, X)
@@ -108,6 +115,8 @@ def test_integers_are_parameters_without_gradient():
     layer = nn.lift(lambda x: x)
     module = interop.to_module(layer, {"table": torch.tensor([1, 2])})
     assert [p.requires_grad for p in module.parameters()] == [False]
+    module = interop.to_module(layer, {"weight": torch.ones(2, dtype=torch.complex64)})
+    assert [p.requires_grad for p in module.parameters()] == [True]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +179,15 @@ def test_ties_hold():
     torch.testing.assert_close(module.embedding.weight.detach(), params["embedding"]["weight"])
 
 
+def test_weights_can_be_exchanged():
+    module = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3))
+    first, second = ([leaf.clone() for leaf in part.parameters()] for part in module)
+    own = tree.from_state_dict(module.state_dict())
+    interop.load_into(module, {"0": own["1"], "1": own["0"]})
+    assert all(map(torch.equal, module[0].parameters(), second))
+    assert all(map(torch.equal, module[1].parameters(), first))
+
+
 def test_what_does_not_fit_is_refused_and_nothing_written():
     module = Tied()
     _, params = interop.from_module(module)
@@ -183,6 +201,8 @@ def test_what_does_not_fit_is_refused_and_nothing_written():
         ({**ones, "more": torch.ones(1)}, ValueError, r"unknown names \['more'\]"),
         (wide, ValueError, r"'head.bias' has shape \(6,\)"),
         (double, ValueError, "dtype torch.float64"),
+        ({**ones, "head": {"bias": torch.ones(5, device="meta")}}, ValueError, "is on meta"),
+        ({**ones, "head": {"bias": torch.ones(5).to_sparse()}}, ValueError, "sparse_coo"),
         (two, ValueError, "one tensor in the module and were given two values"),
         ({**ones, "head": {"bias": 1.0}}, TypeError, "a tensor for 'head.bias'"),
     ]:
