@@ -179,8 +179,8 @@ def decode(tokens: Tensor, vocabulary: Sequence[str]) -> str:
     >>> decode(torch.tensor([2, 0, 1]), "abc")
     'cab'
     """
-    is_integer = isinstance(tokens, Tensor) and not tokens.dtype.is_floating_point
-    if not is_integer or tokens.dtype == torch.bool:
+    is_number = isinstance(tokens, Tensor) and tokens.dtype != torch.bool
+    if not is_number or tokens.dtype.is_floating_point or tokens.dtype.is_complex:
         raise TypeError(f"decode: expected a tensor of integers, got {tokens!r}.")
     if tokens.ndim != 1:
         raise ValueError(f"decode: expected one dimension, got shape {tuple(tokens.shape)}.")

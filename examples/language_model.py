@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -67,7 +68,10 @@ class Settings:
         """Return what the numbers of a run depend on; a resumed run must have the same."""
         rest = ("path", "device", "jit", "out", "resume")
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {name: value for name, value in values.items() if name not in rest}
+        values = {name: value for name, value in values.items() if name not in rest}
+        # A file may move, but not change: other characters would have the places of these.
+        text = None if self.path is None else hashlib.sha256(self.path.read_bytes()).hexdigest()
+        return {**values, "text": text}
 
 
 def make_model(settings: Settings, vocabulary: int) -> tuple[nn.Layer, nn.StatefulLayer]:
@@ -276,6 +280,8 @@ def report(
 
 def prepare(settings: Settings) -> None:
     """Refuse settings that do not fit, before anything is trained."""
+    if settings.context == 1:
+        raise ValueError("--context: expected at least 2, a prompt and what is written, got 1.")
     for name in ("steps", "batch_size", "context", "layers", "heads", "width", "every"):
         if getattr(settings, name) < 1:
             option = name.replace("_", "-")

@@ -33,6 +33,7 @@ from .published import PublishedWeights, published_weights
 from .recurrent_classifier import last_state, lstm_classifier, max_over_steps, mean_over_steps
 from .recurrent_language_model import lstm_decoder, lstm_language_model
 from .resnet import (
+    residual_network,
     resnet18,
     resnet34,
     resnet50,
@@ -96,6 +97,7 @@ __all__ = [
     "nms",
     "pretrained",
     "published_weights",
+    "residual_network",
     "resnet18",
     "resnet34",
     "resnet50",

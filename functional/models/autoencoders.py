@@ -15,8 +15,8 @@ from torch import Tensor
 
 from .. import nn
 from ..abstract import ShapeDtype, eval_shape
-from ..nn.checks import check_input, int_per_dim, positive_int
-from ..nn.combinators import Part, Stateless
+from ..nn.checks import check_input, positive_int
+from ..nn.combinators import Part, Stateless, abstract
 from ..nn.layer import describe
 from .perceptron import check_widths
 
@@ -62,8 +62,8 @@ def autoencoder(encoder: Part, decoder: Part) -> nn.Layer | nn.StatefulLayer:
 
     def init(key: Tensor, x: Any) -> Any:
         drawn = chain.init(key, x)
-        args = drawn if isinstance(chain, nn.StatefulLayer) else (drawn,)
-        y = eval_shape(chain.apply, *args, ShapeDtype(x.shape, x.dtype, key.device))
+        trees = drawn if isinstance(chain, nn.StatefulLayer) else (drawn,)
+        y = eval_shape(chain.apply, *abstract((*trees, x), key))
         y = y[0] if isinstance(chain, nn.StatefulLayer) else y
         if not isinstance(y, ShapeDtype) or y.shape != x.shape:
             raise nn.LayerError(
@@ -109,7 +109,7 @@ def conv_encoder(
     torch.Size([2, 8])
     """
     positive_int("conv_encoder", "features", features)
-    parts: dict[str, Stateless] = {}
+    parts: dict[str, Stateless] = {"images": nn.lift(_images)}
     for index, width in enumerate(check_widths("conv_encoder", "widths", widths), 1):
         parts[f"conv{index}"] = nn.conv2d(width, 3, stride=2, padding=1)
         parts[f"act{index}"] = activation
@@ -151,7 +151,12 @@ def conv_decoder(
     >>> decoder(params, torch.zeros(2, 16)).shape
     torch.Size([2, 1, 8, 8])
     """
-    channels, height, width = int_per_dim("conv_decoder", "shape", shape, 3)
+    if not isinstance(shape, Sequence) or len(shape) != 3:
+        raise ValueError(
+            f"conv_decoder: expected the three integers (C, H, W) of an image for shape, got "
+            f"{shape!r}."
+        )
+    channels, height, width = (positive_int("conv_decoder", "shape", length) for length in shape)
     inside = check_widths("conv_decoder", "widths", widths)
     factor = 2 ** len(inside)
     if height % factor or width % factor:
@@ -170,6 +175,12 @@ def conv_decoder(
         image=nn.unflatten(1, start),
         **parts,
     )
+
+
+def _images(x: Any) -> Any:
+    """Hand images on, refusing others: one without its batch would make rows of channels."""
+    check_input("conv_encoder", x, ("N", "C", "H", "W"))
+    return x
 
 
 def _codes(x: Any) -> Any:

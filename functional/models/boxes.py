@@ -2,7 +2,7 @@
 
 A box is four numbers along the last dimension. Unless a function says otherwise they are the
 corners `(x1, y1, x2, y2)` with `x1 <= x2` and `y1 <= y2`, in any unit. Names and values are those
-of `torchvision.ops`.
+of `torchvision.ops`: areas and overlaps of bfloat16 and float16 boxes are float32, too.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..autodiff import stop_gradient
 from ..losses.checks import check_tensor
+from ..losses.reduction import widened
 
 #: Corners; a corner and lengths of the sides; the center and these.
 BoxFormat = Literal["xyxy", "xywh", "cxcywh"]
@@ -73,7 +74,7 @@ def box_area(boxes: Tensor) -> Tensor:
     tensor([6.])
     """
     check_boxes("box_area", "boxes", boxes)
-    return _area(boxes)
+    return _area(widened(boxes))
 
 
 def clip_boxes_to_image(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -181,7 +182,7 @@ def complete_box_iou(boxes1: Tensor, boxes2: Tensor) -> Tensor:
 
 
 def pairs(caller: str, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
-    """Return both sets of boxes so that each box of one meets each of the other."""
+    """Return both sets of boxes, widened, so that each of one meets each of the other."""
     check_boxes(caller, "boxes1", boxes1, ("...", "N"))
     check_boxes(caller, "boxes2", boxes2, ("...", "M"))
     if boxes1.shape[:-2] != boxes2.shape[:-2] or boxes1.dtype != boxes2.dtype:
@@ -190,7 +191,7 @@ def pairs(caller: str, boxes1: Tensor, boxes2: Tensor) -> tuple[Tensor, Tensor]:
             f"last two, got {boxes1.dtype} {tuple(boxes1.shape)} and {boxes2.dtype} "
             f"{tuple(boxes2.shape)}."
         )
-    return boxes1.unsqueeze(-2), boxes2.unsqueeze(-3)
+    return widened(boxes1).unsqueeze(-2), widened(boxes2).unsqueeze(-3)
 
 
 def iou(a: Tensor, b: Tensor, eps: float = 0.0) -> Tensor:

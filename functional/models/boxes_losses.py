@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
+from ..losses.reduction import widened
 from .boxes import EPS, check_boxes, complete, distance, generalized
 
 Overlap = Callable[[Tensor, Tensor, float], Tensor]
@@ -25,7 +26,7 @@ def generalized_box_iou_loss(boxes1: Tensor, boxes2: Tensor) -> Tensor:
     Returns
     -------
     Tensor
-        Shape `(...)`: within `[0, 2]`.
+        Shape `(...)`: within `[0, 2]`; float32 of bfloat16 and float16.
 
     Raises
     ------
@@ -83,4 +84,4 @@ def _loss(caller: str, overlap: Overlap, boxes1: Tensor, boxes2: Tensor) -> Tens
             f"{caller}: boxes1 and boxes2 must have one shape and dtype, got {boxes1.dtype} "
             f"{tuple(boxes1.shape)} and {boxes2.dtype} {tuple(boxes2.shape)}."
         )
-    return 1 - overlap(boxes1, boxes2, EPS)
+    return 1 - overlap(widened(boxes1), widened(boxes2), EPS)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..control import scan
 from ..losses.checks import check_count, check_integers, check_number
+from ..losses.reduction import widened
 from .boxes import check_boxes, iou
 
 
@@ -128,7 +129,7 @@ def _greedy(
         nothing = torch.zeros(max_detections, dtype=torch.int64, device=boxes.device)
         return KeptBoxes(nothing, nothing.bool())
     order = scores.argsort(descending=True, stable=True)
-    boxes, scores, labels = (x.index_select(0, order) for x in (boxes, scores, labels))
+    boxes, scores, labels = (x.index_select(0, order) for x in (widened(boxes), scores, labels))
     places = torch.arange(count, device=boxes.device)
 
     def step(left: Tensor, _: None) -> tuple[Tensor, tuple[Tensor, Tensor]]:

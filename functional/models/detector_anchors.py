@@ -72,6 +72,8 @@ def grid_anchors(
     """
     name = "grid_anchors"
     check_size(name, "image_size", image_size)
+    if not dtype.is_floating_point:
+        raise TypeError(f"{name}: dtype must be floating point, got {dtype}.")
     if not len(grid_sizes) == len(sizes) == len(aspect_ratios) > 0:
         raise ValueError(
             f"{name}: grid_sizes, sizes and aspect_ratios must have one entry for each level, got "
@@ -189,6 +191,10 @@ def match_anchors(
             f"{name}: valid must be boolean of shape ({boxes.shape[0]},), one for each of boxes, "
             f"got {valid.dtype} of shape {tuple(valid.shape)}."
         )
+    if boxes.dtype != anchors.dtype:
+        raise TypeError(
+            f"{name}: boxes must have the dtype of anchors, {anchors.dtype}, got {boxes.dtype}."
+        )
     check_number(name, "foreground_iou", foreground_iou)
     check_number(name, "background_iou", background_iou)
     if not 0 <= background_iou <= foreground_iou <= 1:
@@ -196,7 +202,7 @@ def match_anchors(
             f"{name}: expected 0 <= background_iou <= foreground_iou <= 1, got {background_iou} "
             f"and {foreground_iou}."
         )
-    if not boxes.shape[0]:
+    if not boxes.shape[0] or not anchors.shape[0]:
         return torch.full(anchors.shape[:1], BACKGROUND, device=anchors.device)
     overlap = torch.where(valid[:, None], box_iou(boxes, anchors), -1.0)
     best, index = overlap.max(0)
@@ -235,6 +241,10 @@ def _level(
 
 
 def _positive(caller: str, argument: str, values: Sequence[float], like: Tensor) -> Tensor:
+    if not isinstance(values, list | tuple):
+        raise TypeError(
+            f"{caller}: {argument} must have a list of numbers for each level, got {values!r}."
+        )
     for value in values:
         check_number(caller, argument, value)
     if not values or not all(0 < value < math.inf for value in values):

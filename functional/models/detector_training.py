@@ -141,6 +141,8 @@ def retinanet_loss(
     all_anchors = _joined(name, outputs, anchors)
     objects = (boxes, labels, valid)
     _check_objects(name, outputs, *objects)
+    if not callable(box_loss):
+        raise TypeError(f"{name}: box_loss must be a function, got {box_loss!r}.")
     classes = outputs.cls_logits.shape[-1]
     if not boxes.shape[1]:
         # A row that is no object, for there to be one that background can point at.
@@ -165,6 +167,7 @@ def retinanet_loss(
         # Background stands for itself, so that no derivative of what is not taken is infinite.
         own_boxes = torch.where(is_object[:, None], boxes.index_select(0, index), all_anchors)
         distances = box_loss(codes, all_anchors, own_boxes)
+        _check_distances(name, distances, codes.shape[:1])
         count = is_object.sum().clamp(min=1)
         return RetinaNetLosses(
             torch.where(match == IGNORED, 0.0, focal).sum() / count,
@@ -261,8 +264,11 @@ def _joined(name: str, outputs: Any, anchors: Any) -> Tensor:
         check_boxes(name, "each level of anchors", level, ("A",))
     joined = torch.cat(list(anchors))
     logits, codes = outputs
+    check_tensor(name, "outputs.cls_logits", logits)
+    check_tensor(name, "outputs.bbox_regression", codes)
     expected = (logits.shape[0], joined.shape[0])
-    if logits.ndim != 3 or logits.shape[:2] != expected or codes.shape != (*expected, 4):
+    is_of_classes = logits.ndim == 3 and logits.shape[2] > 0
+    if not is_of_classes or logits.shape[:2] != expected or codes.shape != (*expected, 4):
         raise ValueError(
             f"{name}: outputs must be of shapes (N, {joined.shape[0]}, classes) and "
             f"(N, {joined.shape[0]}, 4) for these anchors, got {tuple(logits.shape)} and "
@@ -276,6 +282,15 @@ def _joined(name: str, outputs: Any, anchors: Any) -> Tensor:
     return joined
 
 
+def _check_distances(name: str, distances: Any, expected: torch.Size) -> None:
+    check_tensor(name, "what box_loss returns", distances)
+    if distances.shape != expected:
+        raise ValueError(
+            f"{name}: box_loss must return one value for each anchor, of shape {tuple(expected)}, "
+            f"got {tuple(distances.shape)}; it takes no mean and no sum over anchors."
+        )
+
+
 def _check_objects(
     name: str, outputs: RetinaNetOutputs, boxes: Tensor, labels: Tensor, valid: Tensor
 ) -> None:
@@ -283,6 +298,11 @@ def _check_objects(
     check_integers(name, "labels", labels)
     check_tensor(name, "valid", valid)
     expected = boxes.shape[:2]
+    if boxes.dtype != outputs.bbox_regression.dtype:
+        raise TypeError(
+            f"{name}: boxes must have the dtype of the outputs, {outputs.bbox_regression.dtype}, "
+            f"got {boxes.dtype}."
+        )
     if boxes.shape[0] != outputs.cls_logits.shape[0]:
         raise ValueError(
             f"{name}: boxes must have shape ({outputs.cls_logits.shape[0]}, M, 4), got "

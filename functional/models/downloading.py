@@ -33,8 +33,8 @@ def fetched(url: str, folder: Path, sha256: str, *, download: bool = True) -> Pa
     Raises
     ------
     RuntimeError
-        The file is not there and cannot be, or may not be, fetched; or what is there, or came, has
-        another digest. What came is then thrown away; what was there stays.
+        The file is not there and cannot be, or may not be, fetched; or what is there, or came,
+        cannot be read or has another digest. What came is then thrown away; what was there stays.
 
     Examples
     --------
@@ -47,8 +47,12 @@ def fetched(url: str, folder: Path, sha256: str, *, download: bool = True) -> Pa
     """
     path = folder / url.rpartition("/")[2]
     if path.exists():
-        with path.open("rb") as file:
-            _check(f"{path} is damaged", _digest(file), sha256, "Remove it to fetch it again.")
+        try:
+            with path.open("rb") as file:
+                digest = _digest(file)
+        except OSError as error:
+            raise RuntimeError(f"{path} cannot be read: {error}") from error
+        _check(f"{path} is damaged", digest, sha256, "Remove it to fetch it again.")
         return path
     if not download:
         raise RuntimeError(f"{path} is not there. Fetch it from {url}, or allow the download.")

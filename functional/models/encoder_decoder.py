@@ -126,6 +126,10 @@ def encoder_decoder_transformer(
     options |= {"norm_first": norm_first}
     encoder_layer = nn.transformer_encoder_layer(nhead, dim_feedforward, **options)
     decoder_layer = nn.transformer_decoder_layer(nhead, dim_feedforward, causal=True, **options)
+    if d_model % nhead:
+        raise ValueError(
+            f"{_NAME}: expected d_model to be a multiple of nhead={nhead}, got {d_model}."
+        )
     halves = _Halves(
         d_model=d_model,
         source_side=nn.serial(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,15 @@ from torch import Tensor
 from .. import nn
 from ..nn.checks import check_input
 from ..nn.combinators import check_names, named_parts
-from ..nn.layer import describe
+from ..nn.layer import describe, in_part
 
 _NAME = "encoder_decoder_transformer"
 
 #: What the sides of the model have besides their half of the transformer.
 _SIDES = {"encoder": ("source_embedding",), "decoder": ("target_embedding", "head")}
+
+#: What each layer of the decoder has.
+_PARTS = ("self_attn", "multihead_attn", "linear1", "linear2", "norm1", "norm2", "norm3")
 
 
 @dataclass(frozen=True)
@@ -43,14 +46,18 @@ def side(params: Any, half: str) -> nn.Params:
     names = ("source_embedding", "target_embedding", "transformer", "head")
     parts = named_parts("model", (), dict.fromkeys(names, nn.identity))
     check_names(_NAME, "parameters", parts, params)
-    both = params.get("transformer")
-    if not isinstance(both, Mapping) or set(both) != {"encoder", "decoder"}:
-        raise nn.LayerError(
-            f"{_NAME} expected 'transformer' as a dict of ['decoder', 'encoder'], got "
-            f" {describe(both)}."
-        )
+    both = _dict_of(("decoder", "encoder"), "'transformer'", params.get("transformer"))
     own = {name: params[name] for name in _SIDES[half] if name in params}
     return {"transformer": {half: both[half]}, **own}
+
+
+def _dict_of(names: Sequence[str], what: str, value: Any) -> Mapping[str, Any]:
+    """Return a dict of these names, or refuse what is none."""
+    if not isinstance(value, Mapping) or set(value) != set(names):
+        raise nn.LayerError(
+            f"{_NAME} expected {what} as a dict of {sorted(names)}, got {describe(value)}."
+        )
+    return value
 
 
 def cached_decoder(
@@ -91,20 +98,19 @@ def cached_decoder(
     ) -> tuple[Tensor, nn.State]:
         check_input(f"{_NAME} (target)", x, (memory.shape[0], "L"), floating=False)
         own, state = side(params, "decoder"), beginning() if state == {} else state
-        if not isinstance(state, Mapping) or set(state) != {"layers", "position"}:
-            raise nn.LayerError(
-                f"{_NAME} (decoder) expected a state of ['layers', 'position'] or {{}}, got "
-                f"{describe(state)}."
-            )
-        decoder, position = own["transformer"]["decoder"], state["position"]
-        x = math.sqrt(sizes.d_model) * table(own["target_embedding"], x)
-        x, caches = nn.sinusoidal_positions(x, position), {}
+        state = _dict_of(("layers", "position"), "the decoder's state, if not {},", state)
+        decoder = _dict_of(("layers", "norm"), "'decoder'", own["transformer"]["decoder"])
+        parts = _dict_of(layers, "the decoder's 'layers'", decoder["layers"])
+        seen = _dict_of(layers, "the 'layers' of the decoder's state", state["layers"])
+        position = state["position"]
+        x = in_part("target_embedding", table, own.get("target_embedding", {}), x)
+        x, caches = nn.sinusoidal_positions(math.sqrt(sizes.d_model) * x, position), {}
         for index in layers:
-            at = decoder["layers"][index], state["layers"][index]
+            at = _dict_of(_PARTS, f"layer {index}", parts[index]), seen[index]
             x, caches[index] = _advance(sizes, attention, *at, x, (memory, mask))
         x = norm({"norm": decoder["norm"]}, x)
         state = {"layers": caches, "position": position + x.shape[1]}
-        return head({"head": own["head"]}, x), state
+        return head({"head": own.get("head", {})}, x), state
 
     return nn.StatefulLayer(init, apply, uses_key=False)
 

@@ -75,6 +75,7 @@ def translate(
         raise TypeError(f"translate: expected an EncoderDecoder for model, got {model!r}.")
     positive_int("translate", "length", length)
     positive_int("translate", "start_token", start_token, minimum=0)
+    positive_int("translate", "end_token", end_token, minimum=0)
     if key is None and temperature != 0:
         raise ValueError(
             f"translate: expected a key for the temperature {temperature}; at 0 none is needed."

@@ -69,8 +69,9 @@ def generate(
     Raises
     ------
     TypeError, ValueError
-        An argument is not one of the above, or the tokens do not fit into the context of the
-        decoder.
+        An argument is not one of the above; the tokens do not fit into the context of the decoder;
+        or its logits cannot be drawn from, such as NaN. Under `jit` and `vmap`, where values cannot
+        be seen, the token is then -1, as for `sample_token`.
     LayerError
         The decoder refuses its parameters or tokens.
 
@@ -104,7 +105,8 @@ def generate(
         if stop_token is not None:
             token = torch.where(is_over, stop_token, token)
             is_over = is_over | ((token == stop_token) & ~is_given)
-        return (state, token[:, None], is_over), token
+        # What could not be drawn, -1, has no embedding.
+        return (state, token[:, None].clamp(min=0), is_over), token
 
     keys = random.split(key, given + length)[begun:]
     wanted = F.pad(prompt, (0, length))[:, begun:].T
@@ -112,8 +114,12 @@ def generate(
     is_over = torch.zeros_like(prompt[:, 0], dtype=torch.bool)
     # The first step stands outside of the loop: it feeds more, and makes the state.
     carry, first = advance(({}, prompt[:, :begun], is_over), tree.map(lambda leaf: leaf[0], steps))
+    text = torch.cat([prompt[:, :begun], first[:, None]], 1)
+    if len(positions) == 1:
+        # A scan of nothing would feed the last token, for which there may be no room.
+        return text
     _, tokens = control.scan(advance, carry, tree.map(lambda leaf: leaf[1:], steps))
-    return torch.cat([prompt[:, :begun], first[:, None], tokens.T], 1)
+    return torch.cat([text, tokens.T], 1)
 
 
 def _vocabulary_size(
@@ -141,7 +147,7 @@ def _vocabulary_size(
 
 
 def _check_arguments(
-    decoder: Any, prompt: Any, length: int, key: Tensor, prompt_lengths: Any
+    decoder: Any, prompt: Any, length: Any, key: Tensor, prompt_lengths: Any
 ) -> None:
     if not isinstance(decoder, nn.StatefulLayer):
         raise TypeError(
@@ -149,6 +155,11 @@ def _check_arguments(
             f"{describe(decoder)}."
         )
     check_key("generate", key)
+    if isinstance(length, Tensor):
+        raise TypeError(
+            f"generate: expected an integer for length, got {describe(length)}; under jit mark it "
+            "static."
+        )
     positive_int("generate", "length", length)
     is_tokens = isinstance(prompt, Tensor) and prompt.dtype == torch.int64
     if not is_tokens or prompt.ndim != 2 or prompt.shape[1] == 0:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import nn, tree
+from ..nn.layer import describe
 
 #: The matrices that GPT-2 stores as `(in, out)`.
 _TRANSPOSED = (".c_attn.weight", ".c_proj.weight", ".c_fc.weight")
@@ -25,6 +26,8 @@ def gpt2_params(weights: Mapping[str, Tensor]) -> nn.Params:
 
     Raises
     ------
+    TypeError
+        `weights` is not a dict of tensors.
     ValueError
         There is no `wte.weight`, which every GPT-2 has, or the last matrix is not tied to it.
 
@@ -34,6 +37,11 @@ def gpt2_params(weights: Mapping[str, Tensor]) -> nn.Params:
     >>> gpt2_params(weights)["transformer"]["h"]["0"]["mlp"]["c_fc"]["weight"].shape
     torch.Size([16, 4])
     """
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"gpt2_params: expected a dict of tensors, got {describe(weights)}.")
+    for name, value in weights.items():
+        if name.endswith(".weight") and not isinstance(value, Tensor):
+            raise TypeError(f"gpt2_params: expected a tensor for {name}, got {describe(value)}.")
     named = {
         name if name.startswith(("transformer.", "lm_head.")) else f"transformer.{name}": value
         for name, value in weights.items()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
 from .. import nn
-from ..nn.checks import positive_int
+from ..nn.checks import check_input, positive_int
 
 
 def lenet(
@@ -54,6 +55,7 @@ def lenet(
     positive_int("lenet", "num_classes", num_classes)
     positive_int("lenet", "padding", padding, minimum=0)
     return nn.serial(
+        images=nn.lift(_images),
         conv1=nn.conv2d(6, 5, padding=padding),
         act1=activation,
         pool1=nn.max_pool2d(2),
@@ -67,3 +69,9 @@ def lenet(
         act4=activation,
         fc3=nn.linear(num_classes),
     )
+
+
+def _images(x: Any) -> Any:
+    """Hand images on, refusing others: one without its batch would make rows of channels."""
+    check_input("lenet", x, ("N", "C", "H", "W"))
+    return x

@@ -65,8 +65,8 @@ def pretrained(
     ------
     TypeError, ValueError
         There is no such model, or are no such weights (the message lists those that there are);
-        `num_classes` is no positive integer; or one of `num_classes` and `key` is given without
-        the other.
+        `num_classes` is no positive integer, `root` no path; or one of `num_classes` and `key` is
+        given without the other.
     RuntimeError
         The file is damaged, cannot be fetched, or does not hold the weights of the model.
 
@@ -91,6 +91,8 @@ def pretrained(
     if num_classes is not None and key is not None:
         positive_int("pretrained", "num_classes", num_classes)
         check_key("pretrained", key)
+    if root is not None and not isinstance(root, str | os.PathLike):
+        raise TypeError(f"pretrained: expected the path of a folder for root, got {root!r}.")
     folder = Path(torch.hub.get_dir(), "checkpoints") if root is None else Path(root).expanduser()
     network = _network(name)
     model = network.build(1000 if num_classes is None else num_classes, published.crop_size)

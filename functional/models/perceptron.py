@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .. import nn
 from ..initializers import Initializer
-from ..nn.checks import positive_int
+from ..nn.checks import check_probability, positive_int
 
 
 def mlp(
@@ -67,6 +67,7 @@ def mlp(
         nn.linear(width, bias=bias, weight_init=weight_init, bias_init=bias_init)
         for width in widths
     )
+    check_probability("mlp", "dropout", dropout)
     drop = nn.dropout(dropout)
     return nn.serial(*(part for layer in hidden for part in (layer, activation, drop)), last)
 

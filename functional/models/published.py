@@ -83,7 +83,7 @@ def published_weights(name: str, weights: str = "DEFAULT") -> PublishedWeights:
 
 def find(caller: str, name: str, weights: str) -> PublishedWeights:
     """Return the entry of the table, or refuse names that it does not have."""
-    if name not in PUBLISHED:
+    if not isinstance(name, str) or name not in PUBLISHED:
         raise ValueError(
             f"{caller}: expected one of the models {', '.join(PUBLISHED)}, got {name!r}."
         )

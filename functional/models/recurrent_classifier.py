@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .. import nn, random
-from ..abstract import ShapeDtype
+from ..abstract import ShapeDtype, eval_shape
 from ..nn.checks import check_input, positive_int
 from ..nn.combinators import check_names, named_parts
 from ..nn.layer import describe
 
-#: From `(y, last, valid)` to features for each sequence; see `last_state`.
+#: From `(y, last, valid)` to features `(N, G)` of each sequence; see `last_state`.
 Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -99,7 +99,8 @@ def lstm_classifier(
         The probability with which features are dropped in training: of the embedding, between
         layers of the LSTM, and of what is pooled.
     pool
-        `last_state`, `mean_over_steps`, `max_over_steps`, or another function of these arguments.
+        `last_state`, `mean_over_steps`, `max_over_steps`, or another function of these arguments,
+        to features `(N, G)` of any number.
 
     Raises
     ------
@@ -108,7 +109,7 @@ def lstm_classifier(
     LayerError
         On use: the tokens are no integers of shape `(N, L)` with at least one step, or lie outside
         the embedding; the lengths are no integers of shape `(N,)`; no key is given for dropout in
-        training; or the parameters are not this network's.
+        training; `pool` returned no features `(N, G)`; or the parameters are not this network's.
 
     Examples
     --------
@@ -139,8 +140,14 @@ def lstm_classifier(
     def init(key: Tensor, x: Any) -> nn.Params:
         tokens, _ = unpack(name, "lengths", x)
         keys = random.split(key, len(parts)).unbind(0)
-        vectors = ShapeDtype((*tokens.shape, embedding_dim), device=key.device)
-        pooled = ShapeDtype((tokens.shape[0], directions * hidden_size), device=key.device)
+        vectors, y = (
+            ShapeDtype((*tokens.shape, length), device=key.device)
+            for length in (embedding_dim, directions * hidden_size)
+        )
+        last = ShapeDtype((y.shape[0], y.shape[2]), device=key.device)
+        valid = ShapeDtype(y.shape[:2], torch.bool, key.device)
+        pooled = eval_shape(pool, y, last, valid)
+        check_input(f"{name} (what pool returned)", pooled, (y.shape[0], "G"))
         return {
             **read.init(keys[0], tokens),
             **recur.init(keys[1], vectors),
@@ -159,7 +166,9 @@ def lstm_classifier(
         last = h[-directions:].transpose(0, 1).flatten(1)
         steps = torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
         valid = steps < (y.shape[1] if lengths is None else lengths[:, None])
-        logits: Tensor = answer(own[2], pool(y, last, valid), key=keys[2], train=train)
+        pooled = pool(y, last, valid)
+        check_input(f"{name} (what pool returned)", pooled, (y.shape[0], "G"))
+        logits: Tensor = answer(own[2], pooled, key=keys[2], train=train)
         return logits
 
     return nn.Layer(init, apply, uses_key=dropout > 0)

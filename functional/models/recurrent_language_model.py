@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import nn, random
 from ..abstract import ShapeDtype
 from ..initializers import Initializer, uniform, zeros
-from ..nn.checks import check_bools
+from ..nn.checks import check_bools, check_input
 from ..nn.combinators import check_names, named_parts
 from ..nn.parameters import check_parameters
 from .recurrent_classifier import unpack
@@ -156,6 +156,7 @@ def lstm_decoder(
     )
 
     def init(key: Tensor, x: Any) -> tuple[nn.Params, nn.State]:
+        check_input("lstm_decoder", x, ("N", "L"), floating=False)
         params = model.init(key, x)
         shape = (num_layers, x.shape[0], hidden_size)
         return params, {part: zeros(key, shape, torch.float32) for part in ("h", "c")}
@@ -168,6 +169,7 @@ def lstm_decoder(
         key: Tensor | None = None,
         train: bool = False,
     ) -> tuple[Tensor, nn.State]:
+        check_input("lstm_decoder", x, ("N", "L"), floating=False)
         shape = (num_layers, "N", hidden_size)
         if state != {}:
             check_parameters("lstm_decoder (state)", state, {"h": shape, "c": shape})

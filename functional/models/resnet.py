@@ -18,9 +18,83 @@ from .. import nn
 from ..initializers import kaiming_normal
 from ..nn.checks import check_input, positive_int
 from ..nn.combinators import combination, named_parts
+from .perceptron import check_widths
 
 #: What a block does to its input, by part name: of its channels inside, and its stride.
 Body = Callable[[int, int], dict[str, Any]]
+
+
+def residual_network(
+    num_classes: int = 1000,
+    *,
+    depths: Sequence[int],
+    bottleneck: bool = False,
+    width: int = 64,
+    widening: int = 1,
+    groups: int = 1,
+    in_channels: int = 3,
+) -> nn.StatefulLayer:
+    """Return a residual network of other sizes than those below: torchvision's `ResNet`.
+
+    A convolution of 7 x 7 and a maximum over 3 x 3, both with stride 2, are followed by stages of
+    blocks `relu(shortcut(x) + body(x))`, the mean over all places and a linear layer. Each stage
+    after the first halves height and width and has twice the channels. Small images need another
+    beginning, such as `nn.at(model, "maxpool").set(nn.identity)`.
+
+    Parameters
+    ----------
+    num_classes
+        How many logits there are.
+    depths
+        How many blocks each stage has.
+    bottleneck
+        Whether a block has convolutions of 1 x 1, 3 x 3 and 1 x 1, the last of which makes four
+        times the channels, in the place of two of 3 x 3.
+    width
+        How many channels the first stage has, before that factor.
+    widening, groups
+        How many times a stage's width the convolution of 3 x 3 in a bottleneck has, and its groups;
+        torchvision's `width_per_group` is `64 * widening / groups`.
+    in_channels
+        How many channels an image has, which `init` compares with its example.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An option is not one of the above; or `widening` or `groups` are given without `bottleneck`,
+        or do not divide.
+    LayerError
+        On use: the images have other dimensions or channels than the parameters.
+
+    Examples
+    --------
+    >>> from purefn.functional import models, random, tree
+    >>> model = models.residual_network(10, depths=(1, 1, 1), width=16, in_channels=1)
+    >>> images = torch.zeros(2, 1, 32, 32)
+    >>> params, state = model.init(random.key(0), images)
+    >>> model(params, state, images)[0].shape, tree.size(params)
+    (torch.Size([2, 10]), 78394)
+    """
+    name = "residual_network"
+    options = {"width": width, "widening": widening, "groups": groups}
+    options |= {"num_classes": num_classes, "in_channels": in_channels}
+    for argument, value in options.items():
+        positive_int(name, argument, value)
+    if not isinstance(bottleneck, bool):
+        raise TypeError(f"{name}: expected True or False for bottleneck, got {bottleneck!r}.")
+    if not bottleneck and (widening, groups) != (1, 1):
+        raise ValueError(
+            f"{name}: expected bottleneck=True beside widening={widening} and groups={groups}."
+        )
+    if width * widening % groups:
+        raise ValueError(
+            f"{name}: expected width * widening to be a multiple of groups={groups}, got "
+            f"{width * widening}."
+        )
+    body, expansion = (_bottleneck(widening, groups), 4) if bottleneck else (_basic, 1)
+    return _resnet(
+        body, expansion, check_widths(name, "depths", depths), num_classes, in_channels, width
+    )
 
 
 def resnet18(num_classes: int = 1000, *, in_channels: int = 3) -> nn.StatefulLayer:
@@ -143,21 +217,26 @@ def logits_layer(num_classes: int) -> nn.Layer:
 
 
 def _resnet(
-    body: Body, expansion: int, depths: Sequence[int], num_classes: int, in_channels: int
+    body: Body,
+    expansion: int,
+    depths: Sequence[int],
+    num_classes: int,
+    in_channels: int,
+    first_width: int = 64,
 ) -> nn.StatefulLayer:
-    """Return a network of four stages of blocks, whose outputs have `expansion` times the width."""
+    """Return a network of stages of blocks, whose outputs have `expansion` times the width."""
     positive_int("resnet", "num_classes", num_classes)
     positive_int("resnet", "in_channels", in_channels)
-    stages, channels = {}, 64
+    stages, channels = {}, first_width
     for index, depth in enumerate(depths):
-        width, stride = 64 * 2**index, 1 if index == 0 else 2
+        width, stride = first_width * 2**index, 1 if index == 0 else 2
         blocks = [_block(body(width, stride), channels, width * expansion, stride)]
         channels = width * expansion
         blocks += [_block(body(width, 1), channels, channels, 1) for _ in range(depth - 1)]
         stages[f"layer{index + 1}"] = nn.serial(*blocks)
     return nn.serial(
         images=_images(in_channels),
-        conv1=_convolution(64, 7, 2),
+        conv1=_convolution(first_width, 7, 2),
         bn1=nn.batch_norm(),
         relu=nn.relu,
         maxpool=nn.max_pool2d(3, stride=2, padding=1),

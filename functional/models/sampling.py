@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import random
+from ..losses.checks import values_are_visible
 from ..nn.checks import positive_int
 from ..nn.layer import describe
 
@@ -56,11 +57,13 @@ def top_p_logits(logits: Tensor, p: float) -> Tensor:
     """
     _check_logits("top_p_logits", logits)
     check_top_p("top_p_logits", "p", p)
+    if p == 1:  # all that has a probability, also where rounding reaches 1 before the end
+        return logits
     ordered, order = torch.sort(logits, dim=-1, descending=True, stable=True)
-    probabilities = ordered.softmax(-1)
+    probabilities = _widened(ordered).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
-    # The first is kept whatever p is: nothing is before it.
-    kept = torch.where(before < p, ordered, -torch.inf)
+    # The first is kept whatever p is: nothing is before it. NaN is not hidden by -inf.
+    kept = torch.where(before >= p, -torch.inf, ordered)
     return torch.full_like(logits, -torch.inf).scatter(-1, order, kept)
 
 
@@ -75,7 +78,8 @@ def sample_token(
     """Return tokens `(...)`, int64, drawn from logits `(..., V)`.
 
     A token is distributed like `softmax(f(logits / temperature))`, where `f` keeps first the
-    `top_k` most probable tokens and then, of these, the nucleus of `top_p`.
+    `top_k` most probable tokens and then, of these, the nucleus of `top_p`. Half-precision logits
+    are drawn from in float32, as their own noise would be too coarse for many tokens.
 
     Parameters
     ----------
@@ -90,7 +94,9 @@ def sample_token(
     Raises
     ------
     TypeError, ValueError
-        An argument is not one of the above.
+        An argument is not one of the above; or a row has no finite greatest logit: it holds NaN or
+        inf, or nothing but -inf. Under `jit` and `vmap`, where values cannot be seen, the token of
+        such a row is -1.
 
     Examples
     --------
@@ -102,14 +108,29 @@ def sample_token(
     """
     _check_logits("sample_token", logits)
     check_sampling("sample_token", temperature, top_k, top_p, logits.shape[-1])
+    greatest = logits.amax(-1, keepdim=True)
+    is_drawable = greatest[..., 0].isfinite()
+    if values_are_visible(is_drawable) and not is_drawable.all():
+        raise ValueError(
+            "sample_token: expected a finite greatest logit in every row, got "
+            f"{greatest[..., 0][~is_drawable][:5].tolist()} (all -inf, or NaN or inf among them)."
+        )
     if temperature == 0:
-        return logits.argmax(-1)
-    logits = logits / temperature
+        return torch.where(is_drawable, logits.argmax(-1), -1)
+    # Less the greatest: it is to stay finite, however low the temperature is.
+    logits = _widened(logits) - _widened(greatest)
+    limits = torch.finfo(logits.dtype)
+    logits = logits / min(max(temperature, limits.tiny), limits.max)
     if top_k is not None:
         logits = top_k_logits(logits, top_k)
     if top_p is not None:
         logits = top_p_logits(logits, top_p)
-    return random.categorical(key, logits).long()
+    return torch.where(is_drawable, random.categorical(key, logits).long(), -1)
+
+
+def _widened(logits: Tensor) -> Tensor:
+    """Return half-precision logits as float32, and others as they are."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def check_sampling(caller: str, temperature: Any, top_k: Any, top_p: Any, vocabulary: int) -> None:
@@ -151,5 +172,7 @@ def _is_number(value: Any) -> bool:
 def _check_logits(caller: str, logits: Any) -> None:
     if not isinstance(logits, Tensor) or not logits.dtype.is_floating_point:
         raise TypeError(f"{caller}: expected a floating-point tensor, got {describe(logits)}.")
-    if logits.ndim == 0:
-        raise ValueError(f"{caller}: expected logits of shape (..., V), got shape ().")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(
+            f"{caller}: expected logits of shape (..., V), V >= 1, got shape {tuple(logits.shape)}."
+        )

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from .. import nn
 from ..initializers import kaiming_normal, normal, zeros
-from ..nn.checks import check_input, positive_int
+from ..nn.checks import check_input, check_probability, positive_int
 from ..nn.combinators import Part, Stateless
 
 T = TypeVar("T")
@@ -224,6 +224,7 @@ def _stages(
 def _classifier(num_classes: int, hidden_features: int, dropout: float) -> nn.Layer:
     positive_int("vgg", "num_classes", num_classes)
     positive_int("vgg", "hidden_features", hidden_features)
+    check_probability("vgg", "dropout", dropout)
     hidden = (_linear(hidden_features), nn.relu, nn.dropout(dropout))
     return nn.serial(*hidden, *hidden, logits_layer(num_classes))
 

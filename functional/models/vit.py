@@ -8,6 +8,7 @@ Dosovitskiy et al. 2020, An image is worth 16x16 words: transformers for image r
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from .. import nn, random
 from ..initializers import Initializer, normal, truncated_normal, xavier_uniform, zeros
 from ..nn.checks import check_input, check_probability, positive_int
-from ..nn.combinators import check_names, named_parts
+from ..nn.combinators import check_names, stateless_parts
 from ..nn.layer import describe
 from ..nn.parameters import check_parameters, check_same_dtype
 from .perceptron import mlp
@@ -90,7 +91,9 @@ def vision_transformer(
     """
     counts = {"num_classes": num_classes, "num_layers": num_layers, "in_channels": in_channels}
     _check_sizes(image_size, patch_size, hidden_dim, num_heads, mlp_dim=mlp_dim, **counts)
-    check_probability("vision_transformer", "drop_path", drop_path)
+    probabilities = {"dropout": dropout, "attention_dropout": attention_dropout}
+    for argument, probability in {**probabilities, "drop_path": drop_path}.items():
+        check_probability("vision_transformer", argument, probability)
     blocks: dict[str, nn.Layer] = {}
     for index in range(num_layers):
         dropped = drop_path * index / max(num_layers - 1, 1)
@@ -100,7 +103,7 @@ def vision_transformer(
     return nn.serial(
         images=_images(in_channels, image_size),
         conv_proj=_patches(hidden_dim, patch_size, in_channels),
-        sequence=nn.lift(lambda x: x.flatten(2).transpose(1, 2)),
+        sequence=nn.lift(lambda x: x.flatten(2).transpose(1, 2), "sequence"),
         class_token=_class_token(),
         encoder=nn.serial(
             pos_embedding=_position_embedding(),
@@ -108,7 +111,7 @@ def vision_transformer(
             layers=nn.serial(**blocks),
             ln=nn.layer_norm(eps=1e-6),
         ),
-        first=nn.lift(lambda x: x[:, 0]),
+        first=nn.lift(lambda x: x[:, 0], "first"),
         heads=nn.serial(head=logits_layer(num_classes)),
     )
 
@@ -190,6 +193,9 @@ def vit_l_16(
         **_LARGE,
     )
 
+
+#: The parts of a block's two branches.
+_BRANCHES = (("ln_1", "self_attention"), ("ln_2", "mlp"))
 
 #: The sizes of table 1.
 _BASE = {"num_layers": 12, "num_heads": 12, "hidden_dim": 768, "mlp_dim": 3072}
@@ -350,17 +356,22 @@ def _block(
     Unlike in `nn.residual`, the parts of both branches stand beside each other: torchvision's
     names.
     """
-    end = {"dropout": nn.dropout(dropout), "drop_path": nn.drop_path(drop_path)}
-    branches = (
-        {
-            "ln_1": nn.layer_norm(eps=1e-6),
-            "self_attention": nn.multi_head_attention(num_heads, dropout=attention_dropout),
-            **end,
-        },
-        {"ln_2": nn.layer_norm(eps=1e-6), "mlp": _network(hidden_dim, mlp_dim, dropout), **end},
-    )
-    chains = [nn.serial(**branch) for branch in branches]
-    parts = named_parts("encoder_layer", (), {**branches[0], **branches[1]})
+    parts = {
+        "ln_1": nn.layer_norm(eps=1e-6),
+        "self_attention": nn.multi_head_attention(num_heads, dropout=attention_dropout),
+        "ln_2": nn.layer_norm(eps=1e-6),
+        "mlp": _network(hidden_dim, mlp_dim, dropout),
+        "dropout": nn.dropout(dropout),
+        "drop_path": nn.drop_path(drop_path),
+    }
+    return _branches(parts)
+
+
+def _branches(parts: Mapping[str, nn.Layer | nn.StatefulLayer]) -> nn.Layer:
+    """Return the block of these parts, the last two of which end both branches."""
+    known = stateless_parts("encoder_layer", parts)
+    branches = [(*names, "dropout", "drop_path") for names in _BRANCHES]
+    chains = [nn.serial(**{name: known[name] for name in branch}) for branch in branches]
 
     def init(key: Tensor, x: Any) -> nn.Params:
         keys = random.split(key, len(chains)).unbind(0)
@@ -370,14 +381,14 @@ def _block(
     def apply(
         params: nn.Params, x: Tensor, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        check_names("encoder_layer", "parameters", parts, params)
+        check_names("encoder_layer", "parameters", known, params)
         keys = (None, None) if key is None else random.split(key, len(chains)).unbind(0)
         for chain, branch, chain_key in zip(chains, branches, keys, strict=True):
             own = {name: params[name] for name in branch if name in params}
             x = x + chain(own, x, key=chain_key, train=train)
         return x
 
-    return nn.Layer(init, apply)
+    return nn.Layer(init, apply, kind="encoder_layer", parts=known, rebuild=_branches)
 
 
 def _network(hidden_dim: int, mlp_dim: int, dropout: float) -> nn.Layer:

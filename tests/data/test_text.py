@@ -131,7 +131,8 @@ def test_bad_arguments_are_refused(tmp_path):
             data.decode(torch.tensor([0, position]), "ab")
     with pytest.raises(ValueError, match=r"one dimension, got shape \(1, 2\)"):
         data.decode(torch.zeros(1, 2, dtype=torch.int64), "ab")
-    for wrong in (torch.zeros(2), torch.zeros(2, dtype=torch.bool), [0, 1]):
+    others = (torch.zeros(2, dtype=dtype) for dtype in (torch.bool, torch.complex64))
+    for wrong in (torch.zeros(2), *others, [0, 1]):
         with pytest.raises(TypeError, match="integers"):
             data.decode(wrong, "ab")
     with pytest.raises(TypeError, match="length to be an int"):

@@ -140,6 +140,13 @@ def test_a_file_of_ones_own(example, tmp_path):
     options = ("--path", str(path), "--prompt", "all ", "--steps", "8", "--every", "8")
     example.main([*SHORT, *options, "--out", str(out)])
     assert history(out)[-1]["sample"].startswith("all ")
+    # The file may move; another one of as many characters is another text.
+    path = path.rename(tmp_path / "moved.txt")
+    again = ("--path", str(path), *options[2:], "--resume", "--out", str(out))
+    example.main([*SHORT, *again])
+    path.write_text(path.read_text().translate(str.maketrans("jkb", "xqz")))
+    with pytest.raises(SystemExit, match="was trained with text="):
+        example.main([*SHORT, *again])
 
 
 @pytest.mark.parametrize(
@@ -150,6 +157,7 @@ def test_a_file_of_ones_own(example, tmp_path):
         ("--batch-size 0", "--batch-size: expected at least 1"),
         ("--batch-size 99999", "batch_size=99999 is larger"),
         ("--context 0", "--context: expected at least 1"),
+        ("--context 1", "--context: expected at least 2"),
         ("--heads 5", "embedding_dim to be a multiple of num_heads=5"),
         ("--temperature -1", "--temperature: expected at least 0"),
         ("--lr -1", "lr"),

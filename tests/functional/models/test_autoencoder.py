@@ -82,6 +82,26 @@ def test_parts_with_a_state_make_one_with_a_state():
     assert tree.all(tree.map(torch.equal, after, {"encoder": inside}))
 
 
+def test_widths_that_are_not_given_mirror_each_other():
+    x = torch.zeros(1, 1, 8, 8)
+    params = models.autoencoder(models.conv_encoder(4), models.conv_decoder((1, 8, 8))).init(
+        random.key(0), x
+    )
+    for part, widths in (("encoder", (32, 64)), ("decoder", (32, 1))):
+        found = tuple(len(params[part][f"conv{index}"]["bias"]) for index in (1, 2))
+        assert found == widths
+    assert params["decoder"]["head"]["bias"].shape == (64 * 2 * 2,)
+
+
+def test_a_summary_of_it_is_made():
+    rows = {row.path: row for row in nn.tabulate(convolutional(), torch.zeros(3, 2, 8, 12))}
+    assert rows["encoder"].output.shape == (3, 5)
+    assert rows["decoder"].output.shape == rows[""].output.shape == (3, 2, 8, 12)
+    encoder = nn.serial(nn.linear(3), nn.batch_norm())
+    rows = nn.tabulate(models.autoencoder(encoder, nn.linear(5)), torch.zeros(4, 5))
+    assert (rows[0].params, rows[0].state) == (5 * 3 + 3 + 6 + 3 * 5 + 5, 7)
+
+
 def test_a_linear_one_finds_the_principal_components():
     train, _ = data.digits()
     x = train.images[:200].flatten(1).double()
@@ -127,8 +147,11 @@ def test_refusals():
         models.conv_encoder(3, widths=[])
     with pytest.raises(ValueError, match=r"multiples of 4, for 2 widths, got shape \(1, 8, 10\)"):
         models.conv_decoder((1, 8, 10))
-    with pytest.raises(ValueError, match="conv_decoder: expected one or 3 integers for shape"):
-        models.conv_decoder((8, 8))
+    for wrong in ((8, 8), 8):
+        with pytest.raises(ValueError, match=r"three integers \(C, H, W\) of an image for shape"):
+            models.conv_decoder(wrong)
+    with pytest.raises(nn.LayerError, match=r"\(N, C, H, W\), got \(2, 8, 12\)"):
+        models.conv_encoder(5).init(random.key(0), x[0])
     decoder = models.conv_decoder((1, 8, 8))
     with pytest.raises(nn.LayerError, match=r"\(N, features\), got \(2, 3, 4\)"):
         decoder.init(random.key(0), torch.zeros(2, 3, 4))

@@ -75,6 +75,28 @@ def test_losses_and_their_gradients_are_torchvisions(ops, name):
     torch.testing.assert_close(ours(*single), theirs(*single), rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_halves_are_torchvisions(ops, dtype):
+    """The area of 300 x 300 pixels has no number in float16, and none of its own in bfloat16."""
+    a, b = (drawn(seed, 6, extent=300.0).to(dtype) for seed in (1, 2))
+    assert ops.box_area(a).max() > 65504
+    torch.testing.assert_close(models.box_area(a), ops.box_area(a), rtol=1e-6, atol=0)
+    for name in OVERLAPS:
+        ours, theirs = getattr(models, name)(a, b), getattr(ops, name)(a, b)
+        torch.testing.assert_close(ours, theirs.float(), rtol=0, atol=0.01)  # it widens late
+        assert ours.dtype == torch.float32
+        exact = getattr(models, name)(a.double(), b.double())
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-6, atol=1e-6)
+    for name in LOSSES:
+        ours, theirs = getattr(models, name)(a, b), getattr(ops, name)(a, b)
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    scores = torch.linspace(0, 1, 6, dtype=dtype)
+    kept = models.nms(a, scores, 0.1, 6)
+    wide = models.nms(a.double(), scores.double(), 0.1, 6)
+    assert torch.equal(kept.indices, wide.indices)
+    assert wide.valid.sum() < 6
+
+
 def assert_same(ours, theirs, a, b):
     value, grads = pf.value_and_grad(ours, argnums=(0, 1))(a, b)
     leaves = a.clone().requires_grad_(), b.clone().requires_grad_()
@@ -153,6 +175,8 @@ def test_what_has_no_score_is_no_box():
     kept = models.nms(boxes, scores, 0.5, 3)
     assert kept.indices.tolist() == [1, 0, 0]
     assert kept.valid.tolist() == [True, False, False]
+    apart = boxes + 10 * torch.arange(3.0)[:, None]
+    assert models.nms(apart, scores, 0.5, 3).valid.tolist() == [True, False, False]
 
 
 def test_suppression_under_jit_and_vmap():
@@ -182,6 +206,7 @@ def test_suppression_under_jit_and_vmap():
         (lambda b: models.box_iou(b, b.float()), ValueError, "must have one dtype"),
         (lambda b: models.box_convert(b, "xyxy", "xyhw"), ValueError, "out_fmt must be one of"),
         (lambda b: models.clip_boxes_to_image(b, 7), ValueError, r"\(height, width\)"),
+        (lambda b: models.clip_boxes_to_image(b, (7, 0)), ValueError, r"got \(7, 0\)"),
         (lambda b: models.complete_box_iou_loss(b, b[0]), ValueError, "one shape and dtype"),
         (lambda b: models.nms(b[None], b[:, 0], 0.5, 3), ValueError, r"shape \(N, 4\), got \(1,"),
         (lambda b: models.nms(b, b, 0.5, 3), ValueError, r"scores must have shape \(5,\)"),

@@ -137,6 +137,17 @@ def test_matching_is_torchvisions(detection, thresholds):
     assert torch.equal(models.match_anchors(anchors, BOXES[2, :0], VALID[2, :0]), nothing)
     outside = torch.tensor([[500.0, 500.0, 510.0, 510.0]], dtype=torch.float64)
     assert torch.equal(models.match_anchors(anchors, outside, torch.tensor([True])), nothing)
+    assert models.match_anchors(anchors[:0], BOXES[0], VALID[0]).shape == (0,)
+
+
+def test_an_overlap_at_a_threshold_reaches_it(detection):
+    ops = importlib.import_module("torchvision.ops")
+    matcher = detection._utils.Matcher(0.5, 0.25, allow_low_quality_matches=True)
+    heights = torch.tensor([4.0, 2.0, 1.0, 0.5])  # of 4: overlaps are 1, 1/2, 1/4 and 1/8
+    anchors = torch.stack([0 * heights, 0 * heights, 0 * heights + 4, heights], 1)
+    found = models.match_anchors(anchors, anchors[:1], torch.tensor([True]), background_iou=0.25)
+    assert found.tolist() == [0, 0, -2, -1]
+    assert torch.equal(found, matcher(ops.box_iou(anchors[:1], anchors)))
 
 
 @pytest.mark.parametrize("kind", ["l1", "giou", "ciou"])
@@ -167,6 +178,42 @@ def test_the_loss_and_its_gradients_are_torchvisions(retinanet, kind):
         torch.testing.assert_close(getattr(grads, name), leaf.grad, rtol=1e-12, atol=1e-12)
 
 
+def test_the_options_of_the_loss_are_torchvisions(retinanet, detection):
+    ops = importlib.import_module("torchvision.ops")
+    outputs, thresholds = outputs_of(5), {"foreground_iou": 0.3, "background_iou": 0.2}
+    retinanet.proposal_matcher = detection._utils.Matcher(0.3, 0.2, allow_low_quality_matches=True)
+    targets = [
+        {"boxes": boxes[valid], "labels": labels[valid]}
+        for boxes, labels, valid in zip(BOXES, LABELS, VALID, strict=True)
+    ]
+    expected = retinanet.compute_loss(targets, outputs._asdict(), [torch.cat(ANCHORS)] * 3)
+    parts = models.retinanet_loss(outputs, ANCHORS, BOXES, LABELS, VALID, **thresholds)
+    usual = models.retinanet_loss(outputs, ANCHORS, BOXES, LABELS, VALID)
+    for name, value in expected.items():
+        torch.testing.assert_close(getattr(parts, name).mean(), value, rtol=1e-12, atol=1e-12)
+        assert getattr(usual, name).mean() != value
+    # An image without objects is background everywhere.
+    focal = {"alpha": 0.6, "gamma": 1.0}
+    parts = models.retinanet_loss(outputs, ANCHORS, BOXES, LABELS, VALID, **focal)
+    logits = outputs.cls_logits[2]
+    background = ops.sigmoid_focal_loss(logits, torch.zeros_like(logits), reduction="sum", **focal)
+    torch.testing.assert_close(parts.classification[2], background, rtol=1e-12, atol=1e-12)
+
+
+def test_rows_that_are_no_objects_may_come_first():
+    def squared(codes, anchors, boxes):
+        return ((codes - models.encode_boxes(boxes, anchors)) ** 2).sum(-1)
+
+    def loss(outputs, *objects):
+        parts = models.retinanet_loss(outputs, ANCHORS, *objects, box_loss=squared)
+        return sum(part.sum() for part in parts)
+
+    objects = (BOXES, LABELS, VALID)
+    expected = pf.value_and_grad(loss)(outputs_of(5), *objects)
+    found = pf.value_and_grad(loss)(outputs_of(5), *(x.flip(1) for x in objects))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_the_loss_of_an_image_is_its_own():
     outputs = outputs_of(5)
     together = models.retinanet_loss(outputs, ANCHORS, BOXES, LABELS, VALID)
@@ -190,12 +237,18 @@ def suppressed(boxes, scores, labels, threshold):
     return kept.indices[kept.valid]
 
 
-@pytest.mark.parametrize("candidates", [15, 1000])
-def test_detections_are_torchvisions(retinanet, monkeypatch, candidates):
+@pytest.mark.parametrize(
+    ("candidates", "score_threshold", "iou_threshold"),
+    [(15, 0.05, 0.5), (1000, 0.05, 0.5), (1000, 0.3, 0.1)],
+)
+def test_detections_are_torchvisions(
+    retinanet, monkeypatch, candidates, score_threshold, iou_threshold
+):
     # Suppression itself is compared with a plain loop in test_boxes.
     ops = importlib.import_module("torchvision.ops.boxes")
     monkeypatch.setattr(ops, "batched_nms", suppressed)
     retinanet.topk_candidates, retinanet.detections_per_img = candidates, 40
+    retinanet.score_thresh, retinanet.nms_thresh = score_threshold, iou_threshold
     outputs = outputs_of(7, scale=3.0)
     outputs = outputs._replace(
         cls_logits=outputs.cls_logits - torch.tensor([4.0, 9, 99])[:, None, None]
@@ -204,7 +257,13 @@ def test_detections_are_torchvisions(retinanet, monkeypatch, candidates):
     split = {name: list(value.split(lengths, 1)) for name, value in outputs._asdict().items()}
     expected = retinanet.postprocess_detections(split, [ANCHORS] * 3, [SIZE] * 3)
     found = models.retinanet_detections(
-        outputs, ANCHORS, SIZE, max_candidates=candidates, max_detections=40
+        outputs,
+        ANCHORS,
+        SIZE,
+        score_threshold=score_threshold,
+        iou_threshold=iou_threshold,
+        max_candidates=candidates,
+        max_detections=40,
     )
     for image, theirs in enumerate(expected):
         valid = found.valid[image]
@@ -309,6 +368,41 @@ def test_a_tiny_detector_learns_to_see_squares():
         (lambda: loss(anchors=ANCHORS[:1]), ValueError, r"shapes \(N, 144, classes\)"),
         (lambda: loss(anchors=[a.float() for a in ANCHORS]), TypeError, "give grid_anchors that"),
         (lambda: loss(boxes=BOXES[:2]), ValueError, r"boxes must have shape \(3, M, 4\)"),
+        (
+            lambda: models.grid_anchors(SIZE, GRIDS, SIZES, RATIOS, dtype=torch.int64),
+            TypeError,
+            "dtype must be floating point, got torch.int64",
+        ),
+        (lambda: models.grid_anchors(SIZE, GRIDS, [8, 16], RATIOS), TypeError, "sizes must have a"),
+        (
+            lambda: models.match_anchors(ANCHORS[0], BOXES[0].float(), VALID[0]),
+            TypeError,
+            "match_anchors: boxes must have the dtype of anchors, torch.float64",
+        ),
+        (
+            lambda: loss(outputs=models.RetinaNetOutputs(None, torch.zeros(3, 180, 4))),
+            TypeError,
+            "outputs.cls_logits must be a tensor, got NoneType",
+        ),
+        (
+            lambda: models.retinanet_detections(
+                outputs_of(0)._replace(cls_logits=torch.zeros(3, 180, 0)), ANCHORS, SIZE
+            ),
+            ValueError,
+            r"got \(3, 180, 0\)",
+        ),
+        (lambda: loss(boxes=BOXES.float()), TypeError, "boxes must have the dtype of the outputs"),
+        (lambda: loss(box_loss="giou"), TypeError, "box_loss must be a function, got 'giou'"),
+        (
+            lambda: loss(box_loss=lambda c, a, b: (c - a).abs().mean()),
+            ValueError,
+            r"one value for each anchor, of shape \(180,\), got \(\)",
+        ),
+        (
+            lambda: loss(box_loss=lambda c, a, b: (c - a).abs()),
+            ValueError,
+            r"of shape \(180,\), got \(180, 4\)",
+        ),
         (lambda: loss(labels=LABELS + 2), ValueError, r"labels must lie in \[0, 4\)"),
         (lambda: loss(labels=LABELS[:, :2]), ValueError, "labels and valid must have shape"),
         (lambda: loss(boxes=BOXES.flip(2)), ValueError, "x1 < x2 and y1 < y2 where valid"),

@@ -15,7 +15,7 @@ LAYERS = {"num_encoder_layers": 2, "num_decoder_layers": 2}
 
 
 class Reference(torch.nn.Module):
-    def __init__(self, norm_first):
+    def __init__(self, norm_first, activation="relu"):
         super().__init__()
         self.source_embedding = torch.nn.Embedding(11, 8)
         self.target_embedding = torch.nn.Embedding(9, 8)
@@ -23,7 +23,12 @@ class Reference(torch.nn.Module):
             # torch says that it cannot use nested tensors with norm_first.
             warnings.simplefilter("ignore")
             self.transformer = torch.nn.Transformer(
-                **SIZES, **LAYERS, dropout=0.0, batch_first=True, norm_first=norm_first
+                **SIZES,
+                **LAYERS,
+                dropout=0.0,
+                batch_first=True,
+                norm_first=norm_first,
+                activation=activation,
             )
         self.head = torch.nn.Linear(8, 9)
 
@@ -96,6 +101,26 @@ def test_it_is_torchs(norm_first, masked):
         torch.testing.assert_close(grads[name], parameter.grad, rtol=1e-11, atol=1e-12)
 
 
+def test_the_activation_is_that_of_every_layer():
+    torch.manual_seed(0)
+    module = Reference(norm_first=False, activation="gelu").double()
+    params = tree.from_state_dict({k: v.clone() for k, v in module.state_dict().items()})
+    model = model_of(activation=nn.gelu)
+    expected = module(SOURCE, TARGET, None, None).detach()
+    torch.testing.assert_close(model(params, (SOURCE, TARGET)), expected, rtol=1e-12, atol=1e-12)
+    decoder = model.decoder(model.encode(params, SOURCE), None, 5)
+    torch.testing.assert_close(decoder(params, {}, TARGET)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+def test_each_side_has_its_own_number_of_layers():
+    model = model_of(num_encoder_layers=1, num_decoder_layers=3)
+    made = pf.eval_shape(model.init, random.key(0), (SOURCE, TARGET))["transformer"]
+    assert {side: len(part["layers"]) for side, part in made.items()} == {
+        "encoder": 1,
+        "decoder": 3,
+    }
+
+
 def test_parameters_begin_as_torchs():
     model = models.encoder_decoder_transformer(
         11, 9, d_model=64, nhead=2, num_encoder_layers=1, num_decoder_layers=1, dim_feedforward=96
@@ -123,6 +148,14 @@ def test_nothing_depends_on_padding_or_on_the_future():
         torch.where(TARGET_MASK, TARGET, drawn(3, 5, seed=6)),
     )
     assert torch.equal(first[TARGET_MASK], other[TARGET_MASK])
+    # Padding in front is before the tokens, and not seen either.
+    mask = TARGET_MASK.flip(1)
+    one, two = (
+        model(params, (SOURCE, torch.where(mask, TARGET, drawn(3, 5, seed=seed)), None, mask))
+        for seed in (6, 7)
+    )
+    assert torch.equal(one[mask], two[mask])
+    assert not torch.equal(one, two)
     later = logits(SOURCE, torch.cat([TARGET[:, :3], drawn(3, 2, seed=7)], 1))
     torch.testing.assert_close(later[:, :3], first[:, :3])
     assert not torch.allclose(later[:, 3:], first[:, 3:])
@@ -152,6 +185,11 @@ def test_dropout_is_keyed():
 
     assert torch.equal(logits(1), logits(1))
     assert not torch.equal(logits(1), logits(2))
+    assert [model.uses_key, model_of().uses_key] == [True, False]
+    # With nothing but the ones of the norms all branches are zero, and the embedding varies.
+    params["transformer"] = tree.map(lambda leaf: leaf * (leaf == 1), params["transformer"])
+    one, two = (model.encode(params, SOURCE, key=random.key(seed), train=True) for seed in range(2))
+    assert not torch.allclose(one, two)
 
 
 def test_gradients_of_each_example():
@@ -228,6 +266,34 @@ def test_each_token_follows_those_before(options):
     assert (rank[is_open] > 0).any() == bool(options)
 
 
+def test_translation_is_generation_with_the_decoder():
+    model, start = model_of(), torch.full((3, 1), 2)
+    params = model.init(random.key(0), (SOURCE, TARGET))
+    decoder = model.decoder(model.encode(params, (SOURCE, SOURCE_MASK)), SOURCE_MASK, 9)
+    translated = {"start_token": 2, "end_token": 3, "source_mask": SOURCE_MASK}
+    options = {"key": random.key(4), "temperature": 5.0, "top_k": 3, "top_p": 0.5}
+    texts = []
+    for left_out in (None, "temperature", "top_k", "top_p"):
+        given = {name: value for name, value in options.items() if name != left_out}
+        # Where nothing is given, translate is greedy and generate is not.
+        ours = models.translate(model, params, SOURCE, 9, **translated, **given)
+        full = {**given, "temperature": given.get("temperature", 0.0)}
+        text = models.generate(decoder, params, start, 9, **full, stop_token=3)
+        assert torch.equal(ours, text[:, 1:])
+        texts.append(ours)
+    assert all(not torch.equal(texts[0], other) for other in texts[1:])
+
+
+def test_one_token_is_the_first_of_many():
+    model = model_of()
+    params = model.init(random.key(0), (SOURCE, TARGET))
+    one, more = (
+        models.translate(model, params, SOURCE, length, start_token=2, end_token=3)
+        for length in (1, 4)
+    )
+    assert torch.equal(one, more[:, :1])
+
+
 def test_translation_under_jit():
     model = model_of(num_encoder_layers=1, num_decoder_layers=1)
     params = model.init(random.key(0), (SOURCE, TARGET))
@@ -252,6 +318,10 @@ def test_refusals():
     params = model.init(random.key(0), (SOURCE, TARGET))
     with pytest.raises(ValueError, match="expected start_token >= 0, got -1"):
         models.translate(model, params, SOURCE, 3, start_token=-1, end_token=1)
+    with pytest.raises(TypeError, match="expected an integer for end_token, got None"):
+        models.translate(model, params, SOURCE, 3, start_token=0, end_token=None)
+    with pytest.raises(ValueError, match="d_model to be a multiple of nhead=2, got 7"):
+        model_of(d_model=7)
     with pytest.raises(ValueError, match="expected a key for the temperature 1"):
         models.translate(model, params, SOURCE, 3, start_token=0, end_token=1, temperature=1)
     for x, message in (
@@ -268,9 +338,23 @@ def test_refusals():
         model.decode(params, (TARGET, torch.ones(3, 6, 7)))
     decoder = model.decoder(torch.ones(3, 6, 8), None, 5)
     with pytest.raises(
-        nn.LayerError, match=r"a state of \['layers', 'position'\] or {}, got a dict"
+        nn.LayerError, match=r"state, if not {}, as a dict of \['layers', 'position'\], got a dict"
     ):
         decoder(params, {"position": torch.tensor(0)}, TARGET)
+    with pytest.raises(nn.LayerError, match=r"'layers' of the decoder's state .* got an empty"):
+        decoder(params, {"layers": {}, "position": torch.tensor(0)}, TARGET)
+    transformer = params["transformer"]
+    for own, message in (
+        ({}, r"'decoder' as a dict of \['layers', 'norm'\]"),
+        ({**transformer["decoder"], "layers": {}}, r"'layers' as a dict of \['0', '1'\]"),
+        ({**transformer["decoder"], "layers": {"0": {}, "1": {}}}, r"layer 0 as .*'linear1'"),
+    ):
+        with pytest.raises(nn.LayerError, match=message):
+            decoder({**params, "transformer": {**transformer, "decoder": own}}, {}, TARGET)
+    for part in ("target_embedding", "head"):
+        without = {name: value for name, value in params.items() if name != part}
+        with pytest.raises(nn.LayerError, match=rf"model\['{part}'\].* got an empty dict"):
+            decoder(without, {}, TARGET)
     with pytest.raises(nn.LayerError, match=r"'transformer' as a dict of \['decoder', 'encoder'\]"):
         model({**params, "transformer": {"encoder": {}}}, (SOURCE, TARGET))
     with pytest.raises(nn.LayerError, match="dropout needs a key"):

@@ -242,6 +242,7 @@ def test_parameters_begin_as_gpt2s():
     model = models.gpt(300, 40, num_layers=2, num_heads=4, embedding_dim=32)
     flat = tree.to_state_dict(model.init(random.key(0), torch.zeros(1, 4, dtype=torch.int64)))
     assert "lm_head.weight" not in flat
+    draws = set()
     for name, value in flat.items():
         if ".ln_" in name:
             expected = torch.ones(32) if name.endswith("weight") else torch.zeros(32)
@@ -253,7 +254,8 @@ def test_parameters_begin_as_gpt2s():
             # Six standard errors of a sample's deviation.
             assert abs(value.std() / stddev - 1) < 6 / math.sqrt(2 * value.numel()), name
             assert abs(value.mean()) < 6 * stddev / math.sqrt(value.numel()), name
-    assert not torch.equal(*(flat[f"transformer.h.{i}.attn.c_attn.weight"] for i in range(2)))
+            draws.add(round(float(value.flatten()[0] / stddev), 4))
+    assert len(draws) == 2 + 2 * 4  # each matrix has a key of its own
 
 
 def test_gpt2_has_the_published_number_of_parameters():
@@ -288,6 +290,10 @@ def test_a_checkpoint_of_gpt2_loads():
         torch.testing.assert_close(logits, module(tokens), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="names of GPT-2"):
         models.gpt2_params({"weight": torch.ones(2)})
+    with pytest.raises(TypeError, match=r"expected a tensor for wte\.weight, got ndarray"):
+        models.gpt2_params({"wte.weight": stored["wte.weight"].numpy()})
+    with pytest.raises(TypeError, match=r"expected a dict of tensors, got a list"):
+        models.gpt2_params([stored["wte.weight"]])
     with pytest.raises(ValueError, match=r"lm_head\.weight to be tied"):
         models.gpt2_params({**stored, "lm_head.weight": torch.ones(VOCABULARY, 8)})
 
@@ -322,6 +328,19 @@ def test_every_place_drops_features(place):
     rows = logits.flatten(0, 1)
     assert all(len(row.unique()) == 2 for row in rows)
     assert len({tuple(row.tolist()) for row in rows > 0}) > 5
+
+
+def test_weights_of_the_attention_are_dropped():
+    """A first position sees itself alone: where that weight is dropped, nothing is left."""
+    sizes = {"num_layers": 1, "num_heads": 1, "embedding_dim": 12}
+    model = models.gpt(12, CONTEXT, **sizes, dropout=0.5, tied=False)
+    params = tree.zeros_like(model.init(random.key(0), tokens_of(0, 1, 2)))
+    attention = params["transformer"]["h"]["0"]["attn"]
+    attention["c_attn"]["bias"] = torch.arange(36).ge(24).float()  # all values are ones
+    attention["c_proj"]["weight"] = params["lm_head"]["weight"] = torch.eye(12)
+    params["transformer"]["ln_f"]["weight"] = torch.ones(12)
+    logits = model(params, tokens_of(0, 200, 1, vocabulary=12), key=random.key(1), train=True)
+    assert 0.35 < (logits == 0).all(-1).float().mean() < 0.65
 
 
 def test_what_cannot_be_a_gpt_is_refused():

@@ -26,7 +26,14 @@ def prompt_of(seed, *shape):
 
 
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("options", [{}, {"rotary": nn.rotary}, {"bias": False, "tied": False}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"rotary": nn.rotary},
+        {"bias": False, "tied": False, "mlp_dim": 5, "activation": torch.relu},
+    ],
+)
 def test_cached_logits_are_those_of_the_whole(dtype, atol, options):
     model = models.gpt(VOCABULARY, CONTEXT, **SIZES, **options)
     decoder = models.gpt_decoder(VOCABULARY, CONTEXT, **SIZES, **options)
@@ -124,8 +131,28 @@ def test_prompts_of_different_lengths(params):
     for row, length in enumerate(lengths.tolist()):
         alone = write(prompt[row : row + 1, :length], 9 - length)
         assert torch.equal(text[row], alone[0])
+    # Where they cannot be seen, lengths out of range are the nearest ones within.
+    hidden = pf.vmap(lambda lengths: write(prompt, 2, prompt_lengths=lengths))
+    expected = write(prompt, 2, prompt_lengths=torch.tensor([1, 4, 2]))
+    assert torch.equal(hidden(torch.tensor([[-1, 9, 2]]))[0], expected)
     keyed = functools.partial(write, prompt, 5, key=random.key(4), temperature=10.0)
     assert torch.equal(keyed(), keyed(prompt_lengths=torch.full((3,), 4)))
+
+
+def test_logits_that_are_nan_write_nothing(params):
+    prompt, key = prompt_of(2, 2, 3), random.key(0)
+    broken = tree.map(lambda leaf: leaf * torch.nan, params)
+
+    def write(params, key):
+        return models.generate(DECODER, params, prompt, 3, key=key)
+
+    with pytest.raises(ValueError, match=r"finite greatest logit in every row, got \[nan, nan\]"):
+        write(broken, key)
+    expected = torch.cat([prompt, torch.full((2, 3), -1)], 1)
+    many = tree.map(lambda *leaves: torch.stack(leaves), broken, params)
+    texts = pf.vmap(lambda params: write(params, key))(many)
+    assert torch.equal(texts, torch.stack([expected, write(params, key)]))
+    assert torch.equal(pf.jit(write, backend="aot_eager")(broken, key), expected)
 
 
 def test_a_row_stops_at_the_stop_token(params):
@@ -188,6 +215,10 @@ def test_what_does_not_fit_is_refused(params):
         return models.generate(decoder, params, prompt, length, **options)
 
     assert write(length=CONTEXT - 3).shape == (2, CONTEXT + 1)
+    full = prompt_of(3, 2, CONTEXT)
+    one = write(full, 1, temperature=0)
+    assert torch.equal(one[:, -1], MODEL(params, full)[:, -1].argmax(-1))
+    assert torch.equal(write(full, 1, temperature=0, prompt_lengths=torch.tensor([12, 12])), one)
     with pytest.raises(
         ValueError, match=r"4 tokens and length=10.*context_length=12 tokens, got 13"
     ):
@@ -203,6 +234,8 @@ def test_what_does_not_fit_is_refused(params):
         write(length=0)
     with pytest.raises(TypeError, match="integer for length"):
         write(length=2.0)
+    with pytest.raises(TypeError, match=r"integer for length, got .*; under jit mark it static"):
+        pf.jit(lambda length: write(length=length), backend="eager")(3)
     with pytest.raises((TypeError, ValueError), match="key"):
         write(key=3)
     with pytest.raises(ValueError, match="at most the 11 tokens"):

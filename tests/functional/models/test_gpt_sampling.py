@@ -1,5 +1,8 @@
 """Filters of logits against plain definitions, and draws against exact probabilities."""
 
+import functools
+import math
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -111,6 +114,73 @@ def test_draws_have_the_filtered_distribution(options):
     assert test.pvalue > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_drawn_from_and_filtered_like_float32(dtype):
+    """Noise of eight bits ties at the top, and sums of many small probabilities stand still."""
+    logits = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    rows = logits.reshape(-1, 10) + 0.1
+    for options in ({}, {"temperature": 0.7, "top_k": 900, "top_p": 0.9}):
+        draw = functools.partial(models.sample_token, random.key(1), **options)
+        assert torch.equal(draw(logits), draw(logits.float()))
+    assert torch.equal(draw(rows, top_k=9), draw(rows.float(), top_k=9))
+    for p in (0.3, 0.95, 1.0):
+        ours = models.top_p_logits(logits, p)
+        assert ours.dtype == dtype
+        assert torch.equal(ours.float(), models.top_p_logits(logits.float(), p))
+
+
+def test_draws_from_many_halves_are_not_the_first_ones():
+    flat = torch.zeros(400, 20_000, dtype=torch.bfloat16)
+    tokens = models.sample_token(random.key(0), flat).double()
+    assert abs(tokens.mean() / 10_000 - 1) < 4 / math.sqrt(3 * 400)
+
+
+def test_a_probability_of_one_keeps_all():
+    # In float32 the first probability is 1, and the second has a logarithm all the same.
+    logits = torch.tensor([0.0, -200.0, -torch.inf])
+    assert torch.equal(models.top_p_logits(logits, 1.0), logits)
+    assert torch.equal(models.top_p_logits(logits, 1), logits)
+
+
+def test_nan_stays_nan_in_the_filters():
+    logits = torch.tensor([0.0, torch.nan, 1.0])
+    assert models.top_k_logits(logits, 2).isnan().any()
+    assert models.top_p_logits(logits, 0.5).isnan().any()
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0}, {"top_k": 2}, {"top_p": 0.5}])
+@pytest.mark.parametrize(
+    "row", [[-math.inf] * 3, [0.0, math.nan, 1.0], [0.0, math.inf, 1.0], [math.inf, math.inf, 0.0]]
+)
+def test_rows_without_a_distribution_are_refused(row, options):
+    logits = torch.tensor([[0.0, 90.0, -math.inf], row])
+
+    def draw(logits):
+        return models.sample_token(random.key(0), logits, **options)
+
+    with pytest.raises(ValueError, match="finite greatest logit in every row"):
+        draw(logits)
+    for hidden in (pf.vmap(draw), pf.jit(draw, backend="eager")):
+        assert hidden(logits).tolist() == [1, -1]
+
+
+def test_temperatures_at_the_end_of_the_dtype():
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        logits = torch.tensor([[5.0, 60.0, 66.0], [-3, -1, -2], [0, -math.inf, 9]], dtype=dtype)
+        for temperature in (1e-5, 1e-40, 1e-320):
+            cold = models.sample_token(random.key(0), logits, temperature=temperature)
+            assert torch.equal(cold, logits.argmax(-1))
+            tied = torch.tensor([2.0, 2.0, 0.0], dtype=dtype).expand(300, 3)
+            drawn = models.sample_token(random.key(0), tied, temperature=temperature)
+            assert 100 < drawn.sum() < 200
+        hot = logits.expand(300, 3, 3)
+        for temperature in (1e30, 1e308, 10**400):
+            tokens = models.sample_token(random.key(0), hot, temperature=temperature)
+            counts = torch.stack([(tokens == i).sum(0) for i in range(3)], 1)
+            assert counts[:2].min() > 70
+            assert counts[2, 1] == 0
+
+
 def test_temperature_zero_is_greedy():
     logits = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
     greedy = models.sample_token(random.key(0), logits, temperature=0, top_k=2, top_p=0.5)
@@ -150,3 +220,6 @@ def test_options_out_of_range_are_refused():
         models.top_k_logits(torch.zeros(3, dtype=torch.int64), 1)
     with pytest.raises(ValueError, match=r"shape \(\)"):
         models.top_p_logits(torch.tensor(1.0), 0.5)
+    for options in ({}, {"temperature": 0}):
+        with pytest.raises(ValueError, match=r"V >= 1, got shape \(2, 0\)"):
+            models.sample_token(random.key(0), torch.zeros(2, 0), **options)

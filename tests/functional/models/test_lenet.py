@@ -87,6 +87,8 @@ def test_refusals():
         models.lenet(padding="same")
     with pytest.raises(nn.LayerError, match=r"model\['conv2'\]"):
         models.lenet().init(random.key(0), torch.zeros(1, 1, 8, 8))
+    with pytest.raises(nn.LayerError, match=r"lenet expected .*\(N, C, H, W\), got \(1, 32, 32\)"):
+        models.lenet().init(random.key(0), torch.zeros(1, 32, 32))
     params = models.lenet().init(random.key(0), torch.zeros(1, 1, 32, 32))
     with pytest.raises(nn.LayerError, match=r"model\['fc1'\].*\(..., 400\), got \(1, 256\)"):
         models.lenet()(params, torch.zeros(1, 1, 28, 28))

@@ -106,7 +106,9 @@ def test_refusals():
         models.mlp([3, 0])
     with pytest.raises(TypeError, match=r"expected an integer for features, got 3\.0"):
         models.mlp([3.0])
-    with pytest.raises(ValueError, match=r"within \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"mlp: expected a probability dropout within \[0, 1\], got 2.0"
+    ):
         models.mlp([3, 2], dropout=2.0)
     with pytest.raises(TypeError, match=r"torch\.nn\.Module"):
         models.mlp([3, 2], activation=torch.nn.ReLU())

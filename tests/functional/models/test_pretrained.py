@@ -188,6 +188,12 @@ def test_without_a_folder_torchs_own_is_taken(small_vit, monkeypatch, tmp_path):
     assert kept.suffix == ".pth"
 
 
+def test_the_home_folder_may_be_written_as_in_a_shell(small_vit, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    models.pretrained("vit_b_16", root="~/weights")
+    assert len(list((tmp_path / "weights").iterdir())) == 1
+
+
 def test_damaged_files_are_refused(small_vit, tmp_path):
     remote = tmp_path / "remote" / published.published_weights("vit_b_16").file
     whole = remote.read_bytes()
@@ -209,6 +215,9 @@ def test_files_that_cannot_be_had(small_vit, tmp_path):
     remote.unlink()
     with pytest.raises(RuntimeError, match=r"could not be fetched .*Put the file into .*kept"):
         models.pretrained("vit_b_16", root=tmp_path / "kept")
+    (tmp_path / "kept" / remote.name).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match=r"kept.* cannot be read: .*directory"):
+        models.pretrained("vit_b_16", root=tmp_path / "kept")
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(RuntimeError, match="could not be fetched"):
         models.pretrained("vit_b_16", root=tmp_path / "file")
@@ -225,6 +234,11 @@ def served(body, length=None):
             self.end_headers()
             if self.path != "/missing":
                 self.wfile.write(body)
+
+        def send_response(self, code):
+            if self.path == "/garbage":
+                self.wfile.write(b"no line of http\r\n\r\n")
+            super().send_response(code)
 
         def log_message(self, *args):
             pass
@@ -244,6 +258,8 @@ def test_downloads_over_http(tmp_path):
         path = downloading.fetched(f"{host}/weights.pth", tmp_path, digest)
         assert path == tmp_path / "weights.pth"
         assert path.read_bytes() == body
+        with pytest.raises(RuntimeError, match=r"garbage could not be fetched \(no line of http"):
+            downloading.fetched(f"{host}/garbage", tmp_path, digest)
         with pytest.raises(RuntimeError, match=r"missing could not be fetched \(HTTP Error 404"):
             downloading.fetched(f"{host}/missing", tmp_path, digest)
     with served(body[:-1], length=len(body)) as host, pytest.raises(RuntimeError):
@@ -288,6 +304,10 @@ def test_files_that_are_no_archive_are_refused(small_vit, monkeypatch, tmp_path)
 
 def test_weights_of_another_model_are_refused(small_vit, monkeypatch, tmp_path):
     more = {**small_vit.state_dict(), "encoder.more": torch.zeros(1)}
+    flat = {**small_vit.state_dict(), "heads.head.weight": torch.zeros(8)}
+    publish(monkeypatch, "vit_b_16", saved(tmp_path, "vit_b_16", flat), crop_size=8)
+    with pytest.raises(RuntimeError, match="does not hold the weights of vit_b_16: model"):
+        models.pretrained("vit_b_16", root=tmp_path, num_classes=3, key=random.key(0))
     for wrong in (more, {n: v for n, v in more.items() if not n.startswith("heads")}):
         publish(monkeypatch, "vit_b_16", saved(tmp_path, "vit_b_16", wrong), crop_size=8)
         with pytest.raises(RuntimeError, match="does not hold the weights of vit_b_16: model"):
@@ -297,6 +317,10 @@ def test_weights_of_another_model_are_refused(small_vit, monkeypatch, tmp_path):
 def test_refusals(tmp_path):
     with pytest.raises(ValueError, match=r"one of the models resnet18, .*, vit_l_16, got 'lenet'"):
         models.pretrained("lenet")
+    with pytest.raises(ValueError, match=r"one of the models resnet18, .*, got \['resnet18'\]"):
+        models.pretrained(["resnet18"])
+    with pytest.raises(TypeError, match="expected the path of a folder for root, got 3"):
+        models.pretrained("resnet18", root=3)
     with pytest.raises(ValueError, match=r"resnet50 has the weights 'DEFAULT', 'IMAGENET1K_V2'"):
         models.pretrained("resnet50", weights="V2")
     with pytest.raises(ValueError, match="num_classes=10 and no key"):

@@ -105,6 +105,29 @@ def test_padding_does_not_matter(seed, lengths, bidirectional, pool):
     torch.testing.assert_close(shorter, expected[0][1], rtol=1e-5, atol=1e-6)
 
 
+def test_a_pooling_gives_features_of_any_number():
+    def both(*args):
+        return torch.cat([pool(*args) for pool in POOLS.values()], 1)
+
+    model = models.lstm_classifier(3, 11, 4, 5, bidirectional=True, pool=both)
+    batch = (drawn(4, 6), torch.tensor([6, 0, 3, 1]))
+    params = model.init(random.key(0), batch)
+    assert params["head"]["weight"].shape == (3, 30)
+    total = 0
+    for part, pool in zip(params["head"]["weight"].split(10, 1), POOLS.values(), strict=True):
+        own = models.lstm_classifier(3, 11, 4, 5, bidirectional=True, pool=pool)
+        head = {"weight": part, "bias": params["head"]["bias"] / 3}
+        total = total + own({**params, "head": head}, batch)
+    torch.testing.assert_close(model(params, batch), total)
+
+    plain = models.lstm_classifier(3, 11, 4, 5)
+    steps = models.lstm_classifier(3, 11, 4, 5, pool=lambda y, last, valid: y)
+    for use in (steps.init, steps.apply):
+        first = random.key(0) if use is steps.init else plain.init(random.key(0), batch)
+        with pytest.raises(nn.LayerError, match=r"what pool returned.* \(4, G\), got \(4, 6, 5\)"):
+            use(first, batch)
+
+
 def test_the_classifier_under_transforms():
     model = models.lstm_classifier(3, 11, 4, 5, bidirectional=True)
     batch = (drawn(4, 6), torch.tensor([6, 2, 1, 5]), torch.tensor([0, 1, 2, 1]))
@@ -251,6 +274,58 @@ def test_dropout_is_keyed(model):
         model(params, tokens, train=True)
 
 
+@pytest.mark.parametrize("is_classifier", [True, False])
+def test_every_place_drops_features(is_classifier):
+    """The last state is before the dropout of the head; where it varies, another one did it."""
+    tokens, seen = drawn(3, 5, high=9), []
+
+    def pool(y, last, valid):
+        seen.append(last)
+        return last
+
+    def begun(layers):
+        if is_classifier:
+            model = models.lstm_classifier(3, 9, 4, 5, num_layers=layers, dropout=0.5, pool=pool)
+        else:
+            model = models.lstm_language_model(9, 4, 5, num_layers=layers, dropout=0.5)
+        assert model.uses_key
+        return model, model.init(random.key(0), tokens)
+
+    def outputs(model, params, seed):
+        y = model(params, tokens, key=random.key(seed), train=True)
+        return (y, seen[-1]) if is_classifier else (y[0], y[1][0][-1])
+
+    def varies(model, params):
+        """Say of logits and last state whether they depend on the key."""
+        pairs = zip(outputs(model, params, 1), outputs(model, params, 2), strict=True)
+        return [not torch.equal(*pair) for pair in pairs]
+
+    model, params = begun(1)
+    assert varies(model, params) == [True, True]  # of the embedding
+    biases = tree.map(lambda leaf: torch.full_like(leaf, leaf.ndim == 1), params["lstm"])
+    assert varies(model, {**params, "lstm": biases}) == [True, False]  # before the head
+    model, params = begun(2)
+    zeros = tree.zeros_like(params["embedding"])
+    assert varies(model, {**params, "embedding": zeros}) == [True, True]  # between the layers
+
+
+def test_the_language_model_begins_as_zarembas():
+    model = models.lstm_language_model(300, 40, 40)
+    params = tree.to_state_dict(model.init(random.key(0), drawn(1, 2)))
+    for name in ("embedding.weight", "head.weight"):
+        assert 0.0999 < params[name].abs().max() <= 0.1
+        assert abs(params[name].std() * 3**0.5 / 0.1 - 1) < 0.03
+    assert not params["head.bias"].any()
+    assert not torch.equal(params["embedding.weight"], params["head.weight"])
+
+
+def test_poolings_leave_out_what_is_not_valid():
+    y, valid = -torch.ones(2, 3, 4), torch.tensor([[True, False, True], [False] * 3])
+    y[:, 1] = 7.0  # whatever stands there
+    for pool in (models.mean_over_steps, models.max_over_steps):
+        assert pool(y, y[:, 0], valid).tolist() == [[-1.0] * 4, [0.0] * 4]
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="num_classes >= 1, got 0"):
         models.lstm_classifier(0, 11, 4, 5)
@@ -287,5 +362,8 @@ def test_refusals():
         nn.LayerError, match=r"lstm_decoder \(state\) expected a dict of \['c', 'h'\]"
     ):
         decoder(params, {"h": torch.ones(1, 3, 4)}, tokens)
+    for use in (decoder.init, lambda key, x: decoder.apply(params, {}, x)):
+        with pytest.raises(nn.LayerError, match="lstm_decoder expected a tensor, got a tuple"):
+            use(random.key(0), (tokens, None))
     with pytest.raises(nn.LayerError, match=r"model\['lstm'\]: lstm expected a carry \(h, c\)"):
         language(params, (tokens, torch.ones(1, 3, 4)))

@@ -199,6 +199,8 @@ def test_refusals():
     model = models.unet(1, widths=WIDTHS)
     with pytest.raises(nn.LayerError, match=r"multiples of 4, got shape \(1, 1, 8, 6\).*zero_pad"):
         model.init(random.key(0), torch.zeros(1, 1, 8, 6))
+    with pytest.raises(nn.LayerError, match=r"multiples of 4, got shape \(1, 1, 0, 8\)"):
+        model.init(random.key(0), torch.zeros(1, 1, 0, 8))
     with pytest.raises(nn.LayerError, match=r"shape \(N, 1, H, W\), got \(1, 3, 8, 8\)"):
         model.init(random.key(0), torch.zeros(1, 3, 8, 8))
     params = model.init(random.key(0), torch.zeros(1, 1, 8, 8))

@@ -63,6 +63,16 @@ def test_codes_in_training_are_draws_of_the_gaussian():
     assert not model({}, x, key=random.key(1), train=True).reconstruction.equal(codes)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_noise_has_the_dtype_of_the_mean(dtype):
+    model = models.variational_autoencoder(nn.identity, nn.identity)
+    x = torch.zeros(3, 8, dtype=dtype)
+    code = model({}, x, key=random.key(0), train=True).reconstruction
+    assert code.dtype == dtype
+    # The noise of a variance of one is what is added, to its last digit.
+    assert code.double().float().double().equal(code.double()) == (dtype == torch.bfloat16)
+
+
 def test_gradients_go_through_the_draw():
     # d/dm E[z^2] = 2 m and d/ds E[z^2] = e^s for a draw of N(m, e^s).
     model = models.variational_autoencoder(nn.identity, nn.identity)
@@ -130,6 +140,8 @@ def test_refusals():
     params = small().init(random.key(0), x)
     with pytest.raises(nn.LayerError, match="needs a key in training"):
         small()(params, x, train=True)
+    with pytest.raises(nn.LayerError, match="True or False for train, got int 1"):
+        models.variational_autoencoder(nn.identity, nn.identity)({}, torch.zeros(2, 4), train=1)
     with pytest.raises(TypeError, match="part 'encoder'"):
         models.variational_autoencoder("encoder", nn.linear(5))
     with pytest.raises(ValueError, match="log_variance must have the shape of mean"):
@@ -140,5 +152,7 @@ def test_refusals():
         ValueError, match=r"of shape \(2,\), one for each row of mean, got .* \(2, 5"
     ):
         models.elbo(x, torch.zeros(2, 3), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"must be torch\.float32 of .*got torch\.float64"):
+        models.elbo(torch.zeros(2).double(), torch.zeros(2, 3), torch.zeros(2, 3))
     with pytest.raises(TypeError, match="log_likelihoods must be a tensor, got float"):
         models.elbo(0.0, torch.zeros(2, 3), torch.zeros(2, 3))

@@ -72,7 +72,7 @@ def test_weights_have_torchvisions_names_and_shapes(torchvision, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_logits_are_torchvisions(torchvision, name):
     module, trees = made(torchvision, name)
-    x = torch.randn(2, 3, 32, 48)
+    x = torch.randn(2, 3, 32, 64)
     with torch.no_grad():
         expected = module.eval()(x)
     found = getattr(models, name)(10, hidden_features=8)(*trees, x)
@@ -154,6 +154,20 @@ def test_compiled_equals_eager_and_gradients_of_every_example(torchvision):
         torch.testing.assert_close(squares[index], expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_argument_of_every_network_arrives(torchvision, name):
+    make, image = getattr(models, name), ShapeDtype((1, 2, 32, 32))
+    model = make(3, in_channels=2, hidden_features=4)
+    rows = {row.path: row for row in nn.tabulate(model, image)}
+    assert rows[""].output.shape == (1, 3)
+    assert rows["features.0"].params == 64 * 2 * 9 + 64
+    assert rows["classifier.0"].output.shape == rows["classifier.3"].output.shape == (1, 4)
+    with pytest.raises(ValueError, match="a probability dropout within"):
+        make(dropout=2.0)
+    kept = nn.at(model, "classifier.2").get()({}, torch.ones(9999), key=random.key(0), train=True)
+    assert abs((kept == 0).double().mean() - 0.5) < 0.02
+
+
 def test_refusals():
     with pytest.raises(ValueError, match="vgg: expected num_classes >= 1, got 0"):
         models.vgg11(0)
@@ -161,7 +175,9 @@ def test_refusals():
         models.vgg16_bn(10, in_channels=None)
     with pytest.raises(ValueError, match="vgg: expected hidden_features >= 1, got -1"):
         models.vgg19(10, hidden_features=-1)
-    with pytest.raises(ValueError, match=r"within \[0, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"vgg: expected a probability dropout within \[0, 1\], got -0.1"
+    ):
         models.vgg13(10, dropout=-0.1)
     model = models.vgg11(10, in_channels=1, hidden_features=8)
     with pytest.raises(nn.LayerError, match=r"shape \(N, 1, H, W\), got \(2, 3, 64, 64\)"):

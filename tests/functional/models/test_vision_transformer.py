@@ -75,6 +75,19 @@ def test_weights_have_torchvisions_names_and_shapes(torchvision, name):
     assert pf.eval_shape(getattr(models, name)(), params, x).shape == (2, 1000)
 
 
+@pytest.mark.parametrize("name", ["vit_b_16", "vit_b_32", "vit_l_16"])
+def test_every_argument_of_every_network_arrives(name):
+    make = getattr(models, name)
+    rows = {
+        row.path: row
+        for row in nn.tabulate(make(3, image_size=64, in_channels=2), ShapeDtype((1, 2, 64, 64)))
+    }
+    assert rows[""].output.shape == (1, 3)
+    for argument in ("dropout", "attention_dropout", "drop_path"):
+        with pytest.raises(ValueError, match=f"a probability {argument} within"):
+            make(**{argument: 2.0})
+
+
 def test_logits_of_vit_b_16_are_torchvisions(torchvision):
     with torch.device("meta"):
         module = torchvision.vit_b_16(image_size=32, num_classes=10)
@@ -178,6 +191,27 @@ def test_gradients_of_every_example(torchvision, images):
             torch.testing.assert_close(grads[path][index], parameter.grad, rtol=1e-9, atol=1e-11)
 
 
+def test_parts_of_blocks_are_found_and_replaced(images):
+    def adapted(part):
+        return nn.lora(part, 2, alpha=4.0)
+
+    model = nn.at(ours(), "encoder.layers.*.self_attention").apply(adapted)
+    drawn = model.init(random.key(0), images)
+    with_adapters = model(drawn, images)
+    assert with_adapters.shape == (4, 5)
+    block = drawn["encoder"]["layers"]["encoder_layer_1"]
+    assert sorted(block["self_attention"]) == ["adapters", "base"]
+    plain = nn.at(ours(), "encoder.layers.encoder_layer_1.drop_path").set(nn.identity)
+    assert tree.all(
+        tree.map(torch.equal, plain.init(random.key(0), images), ours().init(random.key(0), images))
+    )
+    rows = {row.path: row for row in nn.tabulate(ours(), images)}
+    attention = rows["encoder.layers.encoder_layer_0.self_attention"]
+    assert (attention.params, attention.output.shape) == (4 * 12 * 12 + 4 * 12, (4, 10, 12))
+    with pytest.raises(TypeError, match="has no state, for 'ln_1'"):
+        nn.at(ours(), "encoder.layers.*.ln_1").set(nn.batch_norm())
+
+
 def test_a_small_one_learns_digits():
     train, _ = data.digits()
     x, labels = train.images[:96], train.labels[:96]
@@ -203,7 +237,8 @@ def test_refusals(torchvision, images):
         ({"num_heads": 5}, "expected hidden_dim to be a multiple of num_heads=5, got 12"),
         ({"num_layers": 0}, "expected num_layers >= 1, got 0"),
         ({"drop_path": 1.5}, r"a probability drop_path within \[0, 1\], got 1.5"),
-        ({"dropout": 1.5}, "got 1.5"),
+        ({"dropout": 1.5}, r"a probability dropout within \[0, 1\], got 1.5"),
+        ({"attention_dropout": -1}, r"a probability attention_dropout within \[0, 1\], got -1"),
     ):
         with pytest.raises(ValueError, match=message):
             ours(**change)
@@ -222,6 +257,8 @@ def test_refusals(torchvision, images):
         ours()(_with_block(params, {**block, "ln_3": block["ln_2"]}), images)
     with pytest.raises(nn.LayerError, match=r"model\['class_token'\].*shape \(1, 1, 12\)"):
         ours()({**params, "class_token": torch.zeros(1, 2, 12)}, images)
+    with pytest.raises(nn.LayerError, match=r"model\['class_token'\].*torch.float32"):
+        ours()({**params, "class_token": params["class_token"].float()}, images)
     with pytest.raises(nn.LayerError, match=r"\['pos_embedding'\].*shape \(1, 5, 12\)"):
         ours(image_size=8)(params, images[..., :8, :8])
 
