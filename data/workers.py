@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pickle
 import warnings
@@ -10,7 +11,7 @@ from typing import Any, Generic, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from ..functional import tree
 from .batching import Batch, Batches, batches, check_count, usable
@@ -62,10 +63,13 @@ class ReadBatches(Generic[Batch]):
                 generator=torch.Generator(),  # or each iteration would draw from the global one
             )
             loaded = iter(loader)
-        for batch in _alive(loaded):
-            if isinstance(batch, _Failure):
-                raise batch.error
-            yield cast(Batch, batch if self.device is None else self._placed(batch))
+        try:
+            for batch in _alive(loaded):
+                if isinstance(batch, _Failure):
+                    raise batch.error
+                yield cast(Batch, batch if self.device is None else self._placed(batch))
+        finally:
+            _end(loaded)
 
     def _placed(self, batch: tree.PyTree) -> tree.PyTree:
         return tree.map(lambda leaf: leaf.to(self.device), batch)
@@ -112,7 +116,8 @@ def read_batches(
     ------
     TypeError, ValueError, RuntimeError
         As for `batches`; `dataset` has no length, no rows or none by number; or, where a batch is
-        taken, rows are no trees of tensors that can be stacked, or a worker has ended.
+        taken, rows are no trees of tensors that can be stacked, a tensor requires a gradient, a
+        worker cannot send a row, for its type is local to a function, or a worker has ended.
 
     Examples
     --------
@@ -173,25 +178,45 @@ class _Reader:
             try:
                 read.append(_checked(self.dataset[row]))
             except Exception as error:
+                error = _sendable(error)
                 error.add_note(f"while read_batches read row {row}")
-                return _Failure(_sendable(error))
+                return _Failure(error)
         try:
-            return tree.map(lambda *leaves: torch.stack(leaves), *read)
+            batch = tree.map(lambda *leaves: torch.stack(leaves), *read)
         except Exception as error:
-            problem = ValueError(f"read_batches: rows {rows} cannot be stacked: {error}")
-            return _Failure(problem)
+            return _Failure(ValueError(f"read_batches: rows {rows} cannot be stacked: {error}"))
+        if get_worker_info() is None:
+            return batch
+        try:
+            # What cannot be sent would get lost on its way, and be waited for without end.
+            pickle.dumps(tree.map(lambda leaf: None, batch))
+        except Exception as error:
+            return _Failure(
+                TypeError(
+                    f"read_batches: a worker cannot send rows {rows}: {error}. Define their types "
+                    "at the top of a module, or read with workers=0."
+                )
+            )
+        return batch
 
 
 def _checked(row: Any) -> Any:
     for leaf, path in zip(tree.leaves(row), tree.path_strings(row, "row"), strict=True):
         if not isinstance(leaf, Tensor):
             raise TypeError(f"read_batches: expected {path} to be a tensor, got {leaf!r}.")
+        if leaf.requires_grad:
+            raise TypeError(
+                f"read_batches: expected {path} to be data, got a tensor that requires a gradient; "
+                "give it detached."
+            )
     return row
 
 
 def _sendable(error: Exception) -> Exception:
-    """Return the error, or what it says if it does not survive the way between processes."""
+    """Return the error, or what it says if it does not survive the way to who takes batches."""
     try:
+        if isinstance(error, StopIteration):  # of which a generator says something else
+            raise error
         pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
@@ -209,11 +234,20 @@ def _alive(loaded: Iterator[Any]) -> Iterator[Any]:
             batch = next(loaded)
         except StopIteration:
             return
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+            # Not torch's error where a worker ends while it sends: what it sends breaks off.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
+            reason = str(error).strip().rstrip(".") or type(error).__name__
             raise RuntimeError(
-                f"read_batches: a worker process has ended before its work: {error} Too little "
+                f"read_batches: a worker process has ended before its work: {reason}. Too little "
                 "memory is the usual reason; fewer workers need less."
             ) from error
         yield batch
+
+
+def _end(loaded: Any) -> None:
+    """End the workers now: an error that somebody keeps would keep them, too."""
+    # A worker that was killed is told of again, now or at any later time.
+    with contextlib.suppress(RuntimeError):
+        getattr(loaded, "_shutdown_workers", lambda: None)()

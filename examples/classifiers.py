@@ -62,7 +62,10 @@ def make_pretrained(network: Network, classes: int, key: Tensor, root: Path | No
         pixels = pixels.expand(-1, 3, -1, -1)  # grey is a colour, too
         return data.normalize(pixels, published.mean, published.std)
 
-    model, *trees = models.pretrained(name, num_classes=classes, key=key, root=root)
+    try:
+        model, *trees = models.pretrained(name, num_classes=classes, key=key, root=root)
+    except RuntimeError as error:  # the file is damaged, or cannot be fetched
+        raise OSError(f"--pretrained: {error}") from error
     params, state = trees if len(trees) == 2 else (*trees, {})
     return Classifier(with_state(model), prepare, params, state)
 
@@ -102,8 +105,10 @@ def make_model(
 
 def small_vit(classes: int, channels: int, height: int, width: int) -> nn.Layer:
     """Return a vision transformer of four blocks, on at most 8 x 8 patches of at least 2 x 2."""
-    if height != width:
-        raise ValueError(f"--model vit: expected square images, got {height} x {width}.")
+    if height != width or height < 2:
+        raise ValueError(
+            f"--model vit: expected square images of at least 2 x 2, got {height} x {width}."
+        )
     sizes = [size for size in range(2, height + 1) if height % size == 0 and height // size <= 8]
     return models.vision_transformer(
         classes,

@@ -100,7 +100,10 @@ class Settings:
         names = "dataset model optimizer schedule batch_size accumulate augment precision ema"
         names += " pretrained seed image_size" + (" epochs" if self.schedule == "cosine" else "")
         remembered = {name: getattr(self, name) for name in names.split()}
-        return {**remembered, "augment": list(self.augment), "lr": self.learning_rate}
+        # How many workers there are changes nothing, but with any, normalization is another.
+        with_workers = self.workers > 0
+        made_of = {"augment": list(self.augment), "lr": self.learning_rate}
+        return {**remembered, **made_of, "with_workers": with_workers}
 
 
 class Run(NamedTuple):
@@ -124,7 +127,10 @@ def load_data(settings: Settings) -> tuple[Part, Part]:
             return data.image_files(settings.root, size=settings.image_size)
         parts = data.image_folder(settings.root, size=settings.image_size)
     else:
-        parts = getattr(data, settings.dataset)(settings.root, download=True)
+        try:
+            parts = getattr(data, settings.dataset)(settings.root, download=True)
+        except RuntimeError as error:  # the files are damaged, or cannot be fetched
+            raise OSError(str(error)) from error
     return tree.map(lambda leaf: leaf.to(settings.device), parts)
 
 
@@ -302,6 +308,11 @@ def train(settings: Settings) -> list[dict[str, Any]]:
         return make_batches(settings, train_set, size, key=order_key, **options)
 
     steps_per_epoch = len(epoch_batches(0))
+    if (batches := settings.epochs * steps_per_epoch) < settings.accumulate:
+        raise ValueError(
+            f"--accumulate {settings.accumulate}: there are only {batches} batches, so that no "
+            "step would be taken."
+        )
     classifier = make_network(settings, train_set, init_key)
     optimizer = make_optimizer(settings, settings.epochs * steps_per_epoch // settings.accumulate)
     start = Run(classifier.params, classifier.state, optimizer.init(classifier.params))

@@ -59,7 +59,8 @@ def draw_mistakes(
         place.imshow(image, cmap="gray" if image.ndim == 2 else None)
         answer = dataset.classes[int(predicted[index])]
         truth = dataset.classes[int(dataset.labels[index])]
-        place.set_title(f"said {answer} ({confidence[index]:.0%})\nis {truth}", fontsize=9)
+        title = f"said {answer} ({confidence[index]:.0%})\nis {truth}"
+        place.set_title(title, fontsize=9, parse_math=False)  # dollars in names are dollars
     _save(figure, path)
 
 
@@ -94,8 +95,9 @@ def draw_confusion(confusion: Tensor, classes: tuple[str, ...], path: Path) -> N
     picture = axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(picture, ax=axes, label="share of the class", shrink=0.8)
     ticks = range(len(classes))
-    axes.set_xticks(ticks, classes, rotation=90 if max(map(len, classes)) > 2 else 0)
-    axes.set_yticks(ticks, classes)
+    rotation = 90 if max(map(len, classes)) > 2 else 0
+    axes.set_xticks(ticks, classes, rotation=rotation, parse_math=False)
+    axes.set_yticks(ticks, classes, parse_math=False)
     axes.set(xlabel="answer", ylabel="truth")
     if len(classes) <= 20:
         for row in ticks:

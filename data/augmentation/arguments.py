@@ -134,7 +134,7 @@ def check_interval(
     return low, high
 
 
-def check_size(name: str, argument: str, value: Any) -> tuple[int, int]:
+def check_size(name: str, argument: str, value: Any, least: int = 1) -> tuple[int, int]:
     """Return `(height, width)` of a size that may be one number for both.
 
     >>> check_size("crop", "size", 8)
@@ -145,8 +145,8 @@ def check_size(name: str, argument: str, value: Any) -> tuple[int, int]:
         raise TypeError(
             f"{name}: expected {argument} to be an int or (height, width), got {value!r}."
         )
-    if min(sides) < 1:
-        raise ValueError(f"{name}: expected {argument} to be at least 1, got {value!r}.")
+    if min(sides) < least:
+        raise ValueError(f"{name}: expected {argument} to be at least {least}, got {value!r}.")
     return sides[0], sides[1]
 
 

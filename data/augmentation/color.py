@@ -215,7 +215,7 @@ def random_grayscale(key: Tensor, images: Tensor, *, p: float = 0.1) -> Tensor:
     True
     """
     check_images("random_grayscale", images, channels=(3,))
-    check_number("random_grayscale", "p", p, 0, 1)
+    p = check_number("random_grayscale", "p", p, 0, 1)
     return select(random.bernoulli(key, p, images.shape[:1]), rgb_to_grayscale(images), images)
 
 

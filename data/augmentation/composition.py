@@ -53,12 +53,13 @@ def compose(*augmentations: Augmentation) -> Augmentation:
 def random_apply(augmentation: Augmentation, p: float = 0.5) -> Augmentation:
     """Return the function that does what `augmentation` does to each image with probability `p`.
 
-    torchvision's `RandomApply`, with a decision for each image. The images keep their shape.
+    torchvision's `RandomApply`, with a decision for each image. The images keep their shape and
+    dtype.
 
     Raises
     ------
     TypeError, ValueError
-        `augmentation` is not callable or `p` no probability; or, on use, the shape changes.
+        `augmentation` is not callable or `p` no probability; or, on use, shape or dtype changes.
 
     Examples
     --------
@@ -73,16 +74,17 @@ def random_apply(augmentation: Augmentation, p: float = 0.5) -> Augmentation:
         raise TypeError(
             f"random_apply: expected a function of a key and images, got {augmentation!r}."
         )
-    check_number("random_apply", "p", p, 0, 1)
+    p = check_number("random_apply", "p", p, 0, 1)
 
     def augment(key: Tensor, images: Tensor) -> Tensor:
         check_images("random_apply", images)
         decision, rest = random.split(key).unbind()
         changed = augmentation(rest, images)
-        if changed.shape != images.shape:
+        if changed.shape != images.shape or changed.dtype != images.dtype:
             raise ValueError(
-                f"random_apply: images of shape {tuple(images.shape)} became "
-                f"{tuple(changed.shape)}; what changes the shape has to be done to all of them."
+                f"random_apply: images of shape {tuple(images.shape)} and {images.dtype} became "
+                f"{tuple(changed.shape)} and {changed.dtype}; what changes these has to be done to "
+                "all of them."
             )
         return select(random.bernoulli(decision, p, images.shape[:1]), changed, images)
 

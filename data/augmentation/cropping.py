@@ -145,7 +145,7 @@ def random_crop(
     """
     check_images("random_crop", images)
     sides = check_size("random_crop", "size", size)
-    margins = (0, 0) if padding == 0 else check_size("random_crop", "padding", padding)
+    margins = check_size("random_crop", "padding", padding, least=0)
     corners = []
     draws = uniforms(key, images, 2)
     for u, side, margin, length in zip(draws, sides, margins, images.shape[2:], strict=True):

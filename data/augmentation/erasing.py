@@ -102,7 +102,7 @@ def random_erasing(
     tensor([True, True, True, True])
     """
     check_images("random_erasing", images)
-    check_number("random_erasing", "p", p, 0, 1)
+    p = check_number("random_erasing", "p", p, 0, 1)
     scale = check_interval("random_erasing", "scale", scale, 1e-6, 1.0)
     low, high = check_interval("random_erasing", "ratio", ratio, 1e-6)
     decision, shape, place = random.split(key, 3).unbind()

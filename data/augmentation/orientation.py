@@ -62,7 +62,7 @@ def random_vertical_flip(key: Tensor, images: Tensor, *, p: float = 0.5) -> Tens
 
 def _random_flip(name: str, key: Tensor, images: Tensor, p: float, axis: int) -> Tensor:
     check_images(name, images)
-    check_number(name, "p", p, 0, 1)
+    p = check_number(name, "p", p, 0, 1)
     return select(random.bernoulli(key, p, images.shape[:1]), images.flip(axis), images)
 
 

@@ -136,7 +136,8 @@ def equalize(images: Tensor) -> Tensor:
     """
     check_images("equalize", images, channels=(1, 3))
     # Slightly less than 256 steps: 1 must be the last of them, as in torchvision's conversion.
-    values = (images.float() * (255 + 1 - 1e-3)).clamp(0, 255).long().flatten(2)
+    steps = images.float().nan_to_num(0.0) * (255 + 1 - 1e-3)
+    values = steps.clamp(0, 255).long().flatten(2)
     counts = torch.zeros_like(values[..., :1]).expand(*values.shape[:2], 256)
     counts = counts.scatter_add(2, values, torch.ones_like(values))
     total = counts.cumsum(2)
@@ -145,4 +146,5 @@ def equalize(images: Tensor) -> Tensor:
     spread = (total + step // 2) // step.clamp(min=1)
     table = torch.cat([torch.zeros_like(last), spread[..., :-1].clamp(0, 255)], 2)
     mapped = torch.where(step == 0, values, table.gather(2, values))
-    return (mapped.reshape(images.shape).to(images.dtype) / 255).to(images.dtype)
+    result = mapped.reshape(images.shape).to(images.dtype) / 255
+    return torch.where(images.isnan(), images, result)

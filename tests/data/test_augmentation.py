@@ -250,6 +250,19 @@ def test_equalize_is_torchvisions(functional, side, channels):
     close(augmentation.equalize(images), functional.equalize(images), 1e-7)
 
 
+@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment", "equalize"])
+def test_a_value_that_is_no_number_stays_where_it_was(policy):
+    images = pictures(3, dtype=torch.float32)
+    images[0, 0, 2, 3] = float("nan")
+    function = getattr(augmentation, policy)
+    if policy == "equalize":
+        equalized = function(images)
+        assert torch.equal(equalized.isnan(), images.isnan())
+        assert torch.equal(equalized[1:], function(images[1:]))
+        return
+    assert function(random.key(0), images)[1:].isfinite().all()
+
+
 def test_erase_is_torchvisions(functional):
     images = pictures()
     place = [torch.tensor(v) for v in ([0, 3, 10, 2], [1, 0, 5, 2], [11, 4, 1, 0], [4, 14, 1, 5])]
@@ -335,7 +348,8 @@ REFUSED = [
     (lambda: augmentation.crop(IMAGES, 0, 0, 4, fill="black"), "fill"),
     (lambda: augmentation.center_crop(IMAGES, 12), "larger than"),
     (lambda: augmentation.random_crop(KEY, IMAGES, 16, padding=1), "padding"),
-    (lambda: augmentation.random_crop(KEY, IMAGES, 8, padding=-1), "padding"),
+    (lambda: augmentation.random_crop(KEY, IMAGES, 8, padding=-1), "padding to be at least 0"),
+    (lambda: augmentation.random_crop(KEY, IMAGES, 8, padding=False), "padding to be an int"),
     (lambda: augmentation.random_crop(None, IMAGES, 8), "key"),
     (lambda: augmentation.resized_crop(IMAGES, 0, 0, 12, 4, 4), "inside the image"),
     (lambda: augmentation.random_resized_crop(KEY, IMAGES, 4, scale=(0.5, 1.5)), "scale"),
@@ -385,6 +399,10 @@ REFUSED = [
     (
         lambda: augmentation.random_apply(lambda key, x: x[:, :, :5])(KEY, IMAGES),
         r"became \(4, 3, 5, 14\)",
+    ),
+    (
+        lambda: augmentation.random_apply(lambda key, x: x.float())(KEY, IMAGES),
+        r"torch\.float64 became .* torch\.float32",
     ),
 ]
 

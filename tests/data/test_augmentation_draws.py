@@ -1,5 +1,6 @@
 """What augmentations draw: for each image on its own, from the right distribution and the key."""
 
+import colorsys
 import math
 from functools import partial
 
@@ -10,9 +11,14 @@ from scipy import stats
 
 import purefn.functional as pf
 from purefn.data import augmentation
-from purefn.data.augmentation.drawing import uniforms
+from purefn.data.augmentation.drawing import integers, uniforms
 from purefn.data.augmentation.mixing import symmetric_beta
-from purefn.data.augmentation.policies import OPERATIONS
+from purefn.data.augmentation.policies import (
+    OPERATIONS,
+    apply_operation,
+    rand_augment_strengths,
+    trivial_augment_strengths,
+)
 from purefn.data.augmentation.rectangles import draw_corners, draw_rectangles
 from purefn.functional import random
 
@@ -38,6 +44,26 @@ def test_random_crop_draws_every_place_alike():
     cropped = augmentation.random_crop(KEY, coordinates(), (6, 8), padding=(1, 2))
     is_uniform(_first(cropped[:, 0].amax(2)) + 1, 6)
     is_uniform(_first(cropped[:, 1].amax(1)) + 2, 9)
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "symmetric"])
+def test_a_random_crop_continues_images_as_asked(mode):
+    images = torch.rand(50, 3, 9, 12, generator=torch.Generator().manual_seed(0))
+    options = {"padding_mode": mode, "fill": (0.1, 0.2, 0.3)}
+    ours = augmentation.random_crop(KEY, images, (9, 12), padding=4, **options)
+    padded = augmentation.crop(images, -4, -4, (17, 20), **options)
+    patches = padded.unfold(2, 9, 1).unfold(3, 12, 1)
+    is_same = (patches == ours[:, :, None, None]).flatten(4).all(4).all(1)
+    assert (is_same.flatten(1).sum(1) == 1).all()
+    assert len(is_same.nonzero()[:, 1:].unique(dim=0)) > 25
+
+
+def test_the_last_place_of_a_rectangle_is_drawn_too():
+    images = torch.zeros(COUNT, 1, 9, 12)
+    heights, widths = (torch.full((COUNT,), length) for length in (8, 10))
+    top, left = draw_corners(KEY, images, heights, widths)
+    is_uniform(top, 2)
+    is_uniform(left, 3)
 
 
 def _first(line):
@@ -119,6 +145,26 @@ def test_flips_are_torchs(function):
     axis = 3 if function is augmentation.random_horizontal_flip else 2
     assert torch.equal(function(KEY, images, p=1.0), images.flip(axis))
     assert torch.equal(function(KEY, images, p=0.0), images)
+    # A probability may be written without a point.
+    assert torch.equal(function(KEY, images, p=1), images.flip(axis))
+    assert torch.equal(function(KEY, images, p=0), images)
+
+
+@pytest.mark.parametrize("p", [0, 1])
+def test_a_probability_may_be_an_int(p):
+    images = torch.rand(3, 3, 8, 8)
+    for name in ("random_grayscale", "random_erasing"):
+        function = getattr(augmentation, name)
+        assert torch.equal(function(KEY, images, p=p), function(KEY, images, p=float(p)))
+    added = augmentation.random_apply(lambda key, images: images + 1, p)(KEY, images)
+    assert torch.equal(added, images + p)
+
+
+def test_padding_may_be_on_one_axis_only():
+    cropped = augmentation.random_crop(KEY, coordinates(), (9, 10), padding=(0, 2))
+    assert (cropped[:, 0, 0].amax(1) == 1).all()
+    is_uniform(_first(cropped[:, 1].amax(1)) + 2, 7)
+    assert augmentation.random_crop(KEY, coordinates(2), 9, padding=(0, 0)).shape == (2, 2, 9, 9)
 
 
 def test_random_grayscale_decides_for_each_image():
@@ -140,6 +186,29 @@ def test_rotation_angles_are_uniform():
     right = ((columns - 20) * weight).sum((1, 2))
     degrees = torch.atan2(-down, right).rad2deg()  # counter-clockwise
     assert stats.kstest(degrees.numpy(), stats.uniform(-60, 150).cdf).pvalue > 1e-3
+
+
+def test_fixed_intervals_are_fixed_numbers():
+    """Every option reaches what is computed, along its own axis."""
+    images = torch.rand(3, 3, 9, 14, generator=torch.Generator().manual_seed(0))
+    options = {"interpolation": "bilinear", "fill": (0.1, 0.2, 0.3)}
+    ours = augmentation.random_affine(
+        KEY, images, (20.0, 20.0), scale=(0.7, 0.7), shear=(10.0, 10.0), **options
+    )
+    theirs = augmentation.affine(images, angle=20.0, scale=0.7, shear=(10.0, 0.0), **options)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    ours = augmentation.random_rotation(KEY, images, (20.0, 20.0), **options)
+    theirs = augmentation.rotate(images, 20.0, **options)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def test_moves_are_of_whole_pixels_also_between_them():
+    images = coordinates(n=300, height=11, width=31)
+    options = {"translate": (0.2, 0.2), "interpolation": "bilinear"}
+    moved = augmentation.random_affine(KEY, images, 0, **options)
+    down, right = (6 - moved[:, 0, 5, 15]).round(decimals=3), 16 - moved[:, 1, 5, 15]
+    assert set(down.unique().tolist()) == {-2.0, -1.0, 0.0, 1.0, 2.0}
+    assert set(right.round(decimals=3).unique().tolist()) == set(range(-6, 7))
 
 
 def test_affine_moves_are_uniform_over_whole_pixels():
@@ -168,6 +237,32 @@ def test_color_jitter_factors_are_uniform_and_orders_are_all_drawn():
     is_last = torch.isclose(both, last[0, 0, 0]).all(1)
     assert (is_first ^ is_last).all()
     assert stats.binomtest(int(is_first.sum()), COUNT, 0.5).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("name", "reach", "low", "high"),
+    [
+        ("brightness", 0.3, 0.7, 1.3),
+        ("brightness", 2, 0.0, 3.0),  # not from -1 on
+        ("contrast", 0.3, 0.7, 1.3),
+        ("saturation", 0.3, 0.7, 1.3),
+        ("hue", 0.2, -0.2, 0.2),
+        ("hue", (0.1, 0.3), 0.1, 0.3),
+    ],
+)
+def test_each_factor_is_uniform_in_its_own_interval(name, reach, low, high):
+    pixels = torch.tensor([[0.3, 0.1, 0.1], [0.1, 0.3, 0.1]]).T.reshape(1, 3, 1, 2)
+    changed = augmentation.color_jitter(KEY, pixels.expand(1500, -1, -1, -1), **{name: reach})
+    if name == "hue":
+        rows = [colorsys.rgb_to_hsv(*row)[0] for row in changed[:, :, 0, 0].tolist()]
+        values = (torch.tensor(rows) + 0.5) % 1 - 0.5  # from red
+    elif name == "brightness":
+        values = changed[:, 0, 0, 0] / 0.3
+    elif name == "contrast":
+        values = (changed[:, 0, 0, 0] - changed[:, 0, 0, 1]) / 0.2
+    else:
+        values = (changed[:, 0, 0, 0] - changed[:, 1, 0, 0]) / 0.2
+    assert stats.kstest(values.numpy(), stats.uniform(low, high - low).cdf).pvalue > 1e-3
 
 
 def test_neutral_intervals_change_nothing():
@@ -217,6 +312,33 @@ def test_erased_areas_are_uniform():
     assert stats.kstest(ratio.numpy(), stats.uniform(math.log(0.5), math.log(6)).cdf).pvalue > 1e-3
 
 
+def test_an_odd_cutout_has_its_middle_in_the_middle():
+    images = augmentation.cutout(KEY, coordinates(1000), (3, 5))
+    erased = images[:, 0] == 0
+    rows, columns = erased.any(2).sum(1), erased.any(1).sum(1)
+    assert rows.unique().tolist() == [2, 3]
+    assert columns.unique().tolist() == [3, 4, 5]
+
+
+def test_erased_pixels_have_the_colour_asked_for():
+    images, colour = torch.full((20, 3, 9, 12), 0.5), torch.tensor([0.1, 0.2, 0.3])
+    erased = augmentation.random_erasing(KEY, images, p=1.0, fill=(0.1, 0.2, 0.3))
+    is_erased = (erased != images).any(1)
+    assert is_erased.flatten(1).any(1).all()
+    assert torch.equal(erased.movedim(1, -1)[is_erased], colour.expand(int(is_erased.sum()), 3))
+
+
+def test_what_would_erase_a_whole_side_fits_nowhere():
+    """As in torchvision's `RandomErasing`."""
+    images = coordinates(5, height=9, width=9)
+    options = {"p": 1.0, "ratio": (1.0, 1.0)}
+    assert torch.equal(
+        augmentation.random_erasing(KEY, images, scale=(1.0, 1.0), **options), images
+    )
+    less = augmentation.random_erasing(KEY, images, scale=(0.75, 0.75), **options)
+    assert ((less == 0).flatten(1).sum(1) == 2 * 8 * 8).all()
+
+
 def test_operations_and_signs_are_drawn_alike():
     """On a picture that every operation changes in a way of its own."""
     pattern = torch.linspace(0.1, 0.8, 3 * 16 * 16).reshape(1, 3, 16, 16)
@@ -230,6 +352,30 @@ def test_operations_and_signs_are_drawn_alike():
     expected = np.full(len(results), COUNT / len(OPERATIONS) / 2)
     expected[counts.numpy().argsort()[2 * signed :]] *= 2
     assert stats.chisquare(counts.numpy(), expected).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("policy", ["rand_augment", "trivial_augment"])
+def test_a_policy_applies_the_magnitudes_of_its_table(policy):
+    images = torch.rand(60, 3, 9, 14, generator=torch.Generator().manual_seed(0))
+    options = {"interpolation": "bilinear", "fill": 0.3}
+    if policy == "rand_augment":
+        ours = augmentation.rand_augment(KEY, images, num_ops=2, magnitude=21, **options)
+        table, draws = rand_augment_strengths(9, 14), uniforms(KEY, images, 4)
+        steps = [(torch.full((60,), 21), *draws[:2]), (torch.full((60,), 21), *draws[2:])]
+    else:
+        ours = augmentation.trivial_augment(KEY, images, **options)
+        table, draws = trivial_augment_strengths(), uniforms(KEY, images, 3)
+        steps = [(integers(draws[0], 0, 31), *draws[1:])]
+    expected = images
+    for bins, which, sign in steps:
+        operation = integers(which, 0, len(OPERATIONS))
+        magnitudes = []
+        for row, number in enumerate(operation.tolist()):
+            weakest, strongest, signed = table.get(OPERATIONS[number], (0.0, 0.0, False))
+            magnitude = weakest + (strongest - weakest) * int(bins[row]) / 30
+            magnitudes.append(-magnitude if signed and sign[row] < 0.5 else magnitude)
+        expected = apply_operation(expected, operation, torch.tensor(magnitudes), **options)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-5)
 
 
 def test_trivial_augment_draws_strengths():
@@ -263,6 +409,29 @@ def test_mixup_mixes_images_as_it_mixes_labels():
     assert len(share.unique()) == 6
     partner = labels[torch.arange(6), torch.arange(6) - 1]
     torch.testing.assert_close(partner, 1 - share)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 4.0])
+def test_shares_of_mixup_are_those_of_its_alpha(alpha):
+    images, labels = torch.rand(COUNT, 1, 1, 1), torch.eye(2)[torch.arange(COUNT) % 2]
+    shares = augmentation.mixup(KEY, images, labels, alpha=alpha)[1][:, 0]
+    middle = shares[(shares > 0.01) & (shares < 0.99)].numpy()
+    beta = stats.beta(alpha, alpha)
+    low, high = beta.cdf([0.01, 0.99])
+    assert stats.kstest(middle, lambda x: (beta.cdf(x) - low) / (high - low)).pvalue > 1e-3
+
+
+def test_middles_of_cutmix_are_uniform_and_sides_those_of_its_alpha():
+    """With a large alpha all shares are 1/2: sides are sqrt(1/2) of the image's."""
+    height, width = 40, 30
+    images = torch.arange(2.0).repeat(COUNT // 2)[:, None, None, None].expand(-1, 1, height, width)
+    mixed, _ = augmentation.cutmix(KEY, images, torch.eye(2).repeat(COUNT // 2, 1), alpha=1e6)
+    is_pasted = (mixed != images)[:, 0]
+    for axis, length, half in ((2, height, 14), (1, width, 10)):
+        line = is_pasted.any(axis)
+        first, count = line.long().argmax(1), line.sum(1)
+        assert count.max() == 2 * half
+        is_uniform(torch.where(first > 0, first + half, count - half), length)
 
 
 def test_cutmix_pastes_rectangles_and_mixes_labels_by_their_areas():

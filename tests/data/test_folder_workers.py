@@ -4,7 +4,9 @@ import gc
 import multiprocessing
 import os
 import signal
+import threading
 import time
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -133,24 +135,40 @@ def test_workers_end_when_the_iterator_is_dropped():
 
 
 def test_a_killed_worker_is_an_error_not_a_halt():
-    batches = iter(data.read_batches(Slow(), 2, key=None, epochs=1, workers=2))
-    next(batches)
-    os.kill(children()[0].pid, signal.SIGKILL)
-    start = time.monotonic()
-    with pytest.raises(RuntimeError, match=r"worker process has ended.*fewer workers"):
+    """At any moment: what it was sending may have broken off."""
+    rows = Rows(lambda index: torch.full((1000,), index), length=100_000)
+    for moment in range(5):
+        batches = iter(data.read_batches(rows, 8, key=None, epochs=1, workers=2))
+        next(batches)
+        victim = children()[0].pid
+        kill = threading.Timer(0.02 + 0.003 * moment, os.kill, (victim, signal.SIGKILL))
+        kill.start()
+        start = time.monotonic()
+        with pytest.raises(RuntimeError, match=r"worker process has ended.*fewer workers"):
+            list(batches)
+        assert time.monotonic() - start < 60
+        kill.join()
+        assert wait_for_none()
+
+
+def test_an_error_that_is_kept_does_not_keep_the_workers():
+    def row(index):
+        return torch.zeros(index)
+
+    batches = data.read_batches(Rows(row), 2, key=None, epochs=1, workers=2)
+    with pytest.raises(ValueError, match="cannot be stacked") as kept:
         list(batches)
-    assert time.monotonic() - start < 60
-    assert wait_for_none()
+    assert wait_for_none(), kept
 
 
 class Rows:
     """What is not as it should be, chosen by name."""
 
-    def __init__(self, row):
-        self.row = row
+    def __init__(self, row, length=4):
+        self.row, self.length = row, length
 
     def __len__(self):
-        return 4
+        return self.length
 
     def __getitem__(self, index):
         return self.row(index)
@@ -165,6 +183,10 @@ def unsendable(index):
     raise UnsendableError("this", "that")
 
 
+def exhausted(index):
+    return next(iter([torch.tensor(0)] if index == 0 else []))
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize(
     ("row", "error", "message"),
@@ -172,11 +194,26 @@ def unsendable(index):
         (lambda index: {"x": "text"}, TypeError, r"expected row\['x'\] to be a tensor"),
         (lambda index: torch.zeros(index), ValueError, r"rows \[0, 1\] cannot be stacked"),
         (unsendable, RuntimeError, "UnsendableError: this and that"),
+        (exhausted, RuntimeError, "StopIteration"),
+        (lambda index: {"x": torch.ones(2).requires_grad_()}, TypeError, r"row\['x'\] to be data"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(row, error, message, workers):
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         list(data.read_batches(Rows(row), 2, key=None, epochs=1, workers=workers))
+    note = f"while read_batches read row {1 if row is exhausted else 0}"
+    assert "stacked" in message or caught.value.__notes__ == [note]
+
+
+def test_rows_that_a_worker_cannot_send_are_an_error_not_a_halt():
+    class Here(NamedTuple):
+        x: torch.Tensor
+
+    rows = Rows(lambda index: Here(torch.tensor(index)))
+    with pytest.raises(TypeError, match=r"cannot send rows \[0, 1\]: .*Here.*workers=0"):
+        list(data.read_batches(rows, 2, key=None, epochs=1, workers=1))
+    (first, _) = data.read_batches(rows, 2, key=None, epochs=1, workers=0)
+    assert first.x.tolist() == [0, 1]
 
 
 def test_trees_of_a_torch_dataset_and_their_device():

@@ -174,6 +174,15 @@ def test_a_folder_of_images(main, tmp_path):
     assert history(tmp_path / "out")[-1]["test_accuracy"] > 0.5
 
 
+def test_names_of_classes_are_no_formulas(main, tmp_path):
+    """Matplotlib typesets what is between two dollars, and refuses what it does not know."""
+    root = write_folder(tmp_path / "images", classes=("$\\cat$", "$dog_$"))
+    options = ("--model", "mlp", "--epochs", "1", "--lr", "0")
+    main(["--out", str(tmp_path / "out"), *FOLDER, "--root", str(root), *options])
+    assert (tmp_path / "out" / "mistakes.png").exists()
+    assert (tmp_path / "out" / "confusion.png").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -285,6 +294,37 @@ def test_pretrained_weights_are_fine_tuned(main, monkeypatch, tmp_path):
     assert held["params.fc.weight"].shape == (2, 512)
 
 
+def test_weights_that_are_damaged_are_refused_in_one_line(refused, tmp_path):
+    root, weights = write_folder(tmp_path / "images"), tmp_path / "weights"
+    weights.mkdir()
+    (weights / models.published_weights("resnet18").file).write_bytes(b"no weights")
+    options = ("--root", str(root), "--model", "resnet18", "--pretrained", "--weights")
+    assert "is damaged" in refused(tmp_path / "out", *FOLDER, *options, str(weights))
+
+
+def test_data_that_cannot_be_fetched_are_refused_in_one_line(refused, monkeypatch, tmp_path):
+    def unreachable(*_, **__):
+        raise RuntimeError("mnist: no readable files")
+
+    monkeypatch.setattr(importlib.import_module("purefn.data"), "mnist", unreachable)
+    assert "mnist: no readable files" in refused(tmp_path, "--dataset", "mnist")
+
+
+def test_images_too_small_for_the_vit_are_refused(refused, tmp_path):
+    root = write_folder(tmp_path / "images", size=(1, 1))
+    message = refused(tmp_path / "out", *FOLDER, "--root", str(root), "--model", "vit")
+    assert "at least 2 x 2, got 1 x 1" in message
+
+
+def test_a_run_does_not_go_on_with_another_normalization(main, refused, tmp_path):
+    """With workers that of photographs, and else that of the images themselves."""
+    root = write_folder(tmp_path / "images")
+    options = (*FOLDER, "--root", str(root), "--image-size", "12", "--model", "mlp")
+    main(["--out", str(tmp_path / "out"), *options, "--epochs", "1"])
+    more = ("--epochs", "2", "--resume", "--workers", "1")
+    assert "with_workers=False, not True" in refused(tmp_path / "out", *options, *more)
+
+
 def test_bad_folders_are_refused(refused, tmp_path):
     options = (*FOLDER, "--root")
     assert "--root" in refused(tmp_path / "out", *FOLDER)
@@ -317,6 +357,7 @@ def test_bad_settings_are_refused_before_training(refused, tmp_path):
     assert "--weights" in refused(tmp_path, *SHORT, "--weights", "somewhere")
     assert "--pretrained" in refused(tmp_path, *SHORT, "--pretrained")
     assert "decay" in refused(tmp_path, *SHORT, "--ema", "1.5")
+    assert "only 20 batches" in refused(tmp_path, *SHORT, "--accumulate", "21")
     options = ("--dataset", "folder", "--root", "somewhere", "--workers", "1")
     assert "--image-size" in refused(tmp_path, *options)
     (tmp_path / "file").write_text("in the way")
