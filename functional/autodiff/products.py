@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import tree
 from ..border import Carrier, check_callable, describe, tensor_leaves
+from ..staging.tracing import recorder
 from .attention import every_derivative_of_attention
 from .gradients import grad
 from .inputs import Inputs
@@ -77,8 +78,9 @@ def jvp(
         output = tensor_leaves("jvp", "output", output)
         return output_carrier.pack(output), aux_carrier.pack(aux)
 
-    flat_tangents = tuple(directions) or (torch.zeros(()),)
-    output, tangent, aux = _torch_jvp(flat_fun, inputs.leaves, flat_tangents, has_aux=True)
+    flat_tangents = tuple(map(_apart, directions)) or (torch.zeros(()),)
+    points = tuple(map(_apart, inputs.leaves))
+    output, tangent, aux = _torch_jvp(flat_fun, points, flat_tangents, has_aux=True)
     result = (output_carrier.unpack(output), output_carrier.unpack(tangent))
     return (*result, aux_carrier.unpack(aux)) if has_aux else result
 
@@ -174,6 +176,14 @@ def hvp(
     {'x': tensor([ 6., 12.])}
     """
     return jvp(grad(fun), primals, tangents)[1]
+
+
+def _apart(leaf: Tensor) -> Tensor:
+    """Return a leaf that is no view, where there are no values.
+
+    There torch's forward mode confuses a primal and a tangent that are slices of one tensor.
+    """
+    return leaf if recorder() is None else leaf.clone()
 
 
 def _matching(

@@ -110,6 +110,7 @@ from .regularization import (
     feature_alpha_dropout,
 )
 from .reparameterization import spectral_norm, weight_norm
+from .repetition import repeat
 from .resampling import channel_shuffle, pixel_shuffle, pixel_unshuffle, upsample
 from .shapes import flatten, unflatten
 from .sharing import tie, tie_params, untie_params
@@ -230,6 +231,7 @@ __all__ = [
     "reflection_pad3d",
     "relu",
     "relu6",
+    "repeat",
     "replication_pad1d",
     "replication_pad2d",
     "replication_pad3d",

@@ -1,6 +1,6 @@
 """Building models of layers: chains, fans and residual connections.
 
-Each combinator is written once, over stateful parts; `_simplest` takes the empty state away again
+Each combinator is written once, over stateful parts; `simplest` takes the empty state away again
 where no part has one.
 """
 
@@ -128,7 +128,7 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
     ['body.1.bias', 'body.1.weight']
     """
     parts = named_parts("residual", (), {"body": body, "shortcut": shortcut})
-    branches = _stateful(_fan("residual", parts))
+    branches = as_stateful(_fan("residual", parts))
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         params, state = branches.init(key, x)
@@ -142,7 +142,7 @@ def residual(body: Part, shortcut: Part = identity) -> Layer | StatefulLayer:
         _check_summands(y, kept, x)
         return kept + y, state
 
-    return _simplest(
+    return _with_parts(
         "residual",
         parts,
         StatefulLayer(init, apply, branches.uses_key),
@@ -184,7 +184,7 @@ def combination(
     A part that turned `x` into `y` leaves `next_input(name, x, y)` to the one after it, and the
     whole returns `result(outputs, x)` of all outputs and the `x` left by the last part.
     """
-    stateful = {name: _stateful(part) for name, part in parts.items()}
+    stateful = {name: as_stateful(part) for name, part in parts.items()}
     uses_key = any(part.uses_key for part in stateful.values())
 
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
@@ -217,7 +217,7 @@ def combination(
     def rebuild(parts: Mapping[str, Layer | StatefulLayer]) -> Layer | StatefulLayer:
         return combination(kind, parts, next_input, result)
 
-    return _simplest(kind, parts, StatefulLayer(init, apply, uses_key), rebuild)
+    return _with_parts(kind, parts, StatefulLayer(init, apply, uses_key), rebuild)
 
 
 def named_parts(
@@ -238,7 +238,7 @@ def named_parts(
     return parts
 
 
-def _stateful(layer: Layer | StatefulLayer) -> StatefulLayer:
+def as_stateful(layer: Layer | StatefulLayer) -> StatefulLayer:
     """Return `layer` with a state, `{}` where it has none."""
     if isinstance(layer, StatefulLayer):
         return layer
@@ -251,15 +251,20 @@ def _stateful(layer: Layer | StatefulLayer) -> StatefulLayer:
     return StatefulLayer(lambda key, x: (layer.init(key, x), {}), apply, layer.uses_key)
 
 
-def _simplest(
+def _with_parts(
     kind: str,
     parts: Mapping[str, Layer | StatefulLayer],
     layer: StatefulLayer,
     rebuild: Rebuild,
 ) -> Layer | StatefulLayer:
     """Return `layer` with its parts, and without its state, always empty, when no part has one."""
-    if any(isinstance(part, StatefulLayer) for part in parts.values()):
-        return replace(layer, kind=kind, parts=parts, rebuild=rebuild)
+    layer = replace(layer, kind=kind, parts=parts, rebuild=rebuild)
+    has_state = any(isinstance(part, StatefulLayer) for part in parts.values())
+    return layer if has_state else simplest(layer)
+
+
+def simplest(layer: StatefulLayer) -> Layer:
+    """Return a layer whose state is always empty without it."""
 
     def apply(params: Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
         return layer.apply(params, {}, x, key=key, train=train)[0]
@@ -268,9 +273,9 @@ def _simplest(
         lambda key, x: layer.init(key, x)[0],
         apply,
         layer.uses_key,
-        kind=kind,
-        parts=parts,
-        rebuild=rebuild,
+        kind=layer.kind,
+        parts=layer.parts,
+        rebuild=layer.rebuild,
     )
 
 

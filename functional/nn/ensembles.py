@@ -116,7 +116,7 @@ def _at_once(apply: Callable[..., Any], n: int, in_axes: tree.PyTree) -> Callabl
     """Return the function that runs all members, whose parameters and state are `carried`."""
 
     def members(carried: tuple[tree.PyTree, ...], x: Any, key: Tensor | None, train: bool) -> Any:
-        _check_members(carried, n)
+        check_stacked("ensemble", carried, n)
         _input_of_a_member(x, in_axes, n)
         if key is None:
             run = vmap(lambda c, x: apply(*c, x, train=train), (0, in_axes), axis_size=n)
@@ -155,11 +155,12 @@ def _input_of_a_member(x: Any, in_axes: tree.PyTree, n: int) -> Any:
     return tree.unflatten(structure, list(map(member, axes, subtrees)))
 
 
-def _check_members(carried: tree.PyTree, n: int) -> None:
+def check_stacked(kind: str, carried: tree.PyTree, n: int) -> None:
+    """Refuse parameters and state that do not hold those of `n` layers, one after the other."""
     for path, leaf in tree.leaves_with_path(carried):
         if leaf.ndim == 0 or leaf.shape[0] != n:
             name = ".".join(map(str, path[1:]))
             raise LayerError(
-                f"ensemble expected leaves with a first axis of length {n}, one for each member, "
+                f"{kind} expected leaves with a first axis of length {n}, one for each member, "
                 f"got shape {tuple(leaf.shape)} for {name!r}; tree.stack puts members together."
             )

@@ -249,6 +249,9 @@ def describe(value: Any) -> str:
     """
     if isinstance(value, Tensor | ShapeDtype):
         return f"a {value.dtype} tensor of shape {tuple(value.shape)}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        library = type(value).__module__.partition(".")[0]
+        return f"a {library} array of {value.dtype} and shape {tuple(value.shape)}"
     if isinstance(value, Mapping):
         return f"a dict of {sorted(value, key=str)}" if value else "an empty dict"
     if isinstance(value, list | tuple):

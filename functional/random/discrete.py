@@ -205,7 +205,9 @@ def _random_order(key: Tensor, shape: Shape, axis: int) -> Tensor:
 def categorical(key: Tensor, logits: Tensor, axis: int = -1, shape: Shape | None = None) -> Tensor:
     """Return indices along `axis`, in int32, distributed like `softmax(logits, axis)`.
 
-    The index is that of the greatest logit after Gumbel noise has been added.
+    The index is that of the greatest logit after Gumbel noise has been added, in the dtype of the
+    logits as in JAX. In halves the noise has few values and ties, which the first index wins: among
+    many classes, as of a vocabulary, give logits in float32.
 
     Parameters
     ----------

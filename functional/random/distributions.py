@@ -237,7 +237,8 @@ def _erf_of_scaled(x: Tensor) -> Tensor:
 
 def _with_slope(value: Tensor, x: Tensor, slope: Tensor) -> Tensor:
     """Return `value`, with the given derivative with respect to `x` instead of its polynomials'."""
-    return value + (x - x.detach()) * slope.clamp(max=torch.finfo(x.dtype).max)
+    finite = torch.where(x.isfinite(), x, 0.0)  # an infinite bound moves nothing
+    return value + (finite - finite.detach()) * slope.clamp(max=torch.finfo(x.dtype).max)
 
 
 def _bound(name: str, argument: str, value: Bound, like: Tensor) -> Tensor:

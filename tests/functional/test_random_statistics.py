@@ -6,12 +6,15 @@ right programs would fail a test; a wrong constant in any of them leaves a p-val
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
+import purefn.functional as pf
 from purefn.functional import random
 
 LEAST_P = 1e-3
@@ -97,6 +100,17 @@ def test_categorical():
     logits = torch.log(PROBABILITIES)
     indices = over_keys(lambda key: random.categorical(key, logits, shape=(50,)))
     assert counts_match(indices, PROBABILITIES)
+
+
+def test_truncated_normal_without_bounds_is_normal():
+    infinite = torch.tensor(math.inf)
+    draw, gradient = pf.value_and_grad(
+        lambda bound: random.truncated_normal(random.key(0), -bound, bound, (1000,)).sum()
+    )(infinite)
+    assert torch.isfinite(draw)
+    assert gradient == 0
+    drawn = random.truncated_normal(random.key(0), -math.inf, math.inf, (20_000,))
+    assert stats.kstest(drawn.double(), "norm").pvalue > LEAST_P
 
 
 def test_choice_with_probabilities():

@@ -292,3 +292,9 @@ def test_the_body_of_a_loop_shows_tensors_as_any_traced_function_does():
     pf.jit(lambda xs: pf.scan(step, 0.0, xs)[0], backend="eager")(torch.ones(3))
     assert len(shown) > 1
     assert set(shown) == {"Traced(float32 of shape ())"}
+
+
+@pytest.mark.parametrize("transform", [pf.jvp, pf.hvp])
+def test_a_point_and_a_direction_that_are_slices_of_one_tensor(transform):
+    x = torch.arange(24.0).reshape(2, 3, 4)
+    agree(lambda x: transform(lambda x: (x.mT**3).sum(), (x[0],), (x[1],)), x)

@@ -1,4 +1,7 @@
-"""Ensembles, of which the mean over the members is taken: a registry's outputs are batches."""
+"""Layers several times over: at once, or one after the other.
+
+Of an ensemble the mean over the members is taken, for a registry's outputs are batches.
+"""
 
 from purefn.functional import nn
 
@@ -14,6 +17,15 @@ CASES = [
     Case(
         "ensemble",
         mean_of(nn.serial(nn.conv2d(4, 2), nn.batch_norm(), nn.dropout(0.5)), 2),
+        None,
+        (3, 2, 4, 4),
+        variant="stateful",
+        draws=True,
+    ),
+    Case("repeat", nn.repeat(nn.residual(nn.serial(nn.linear(5), nn.tanh)), 3), None, (3, 5)),
+    Case(
+        "repeat",
+        nn.repeat(nn.serial(nn.conv2d(2, 1), nn.batch_norm(), nn.dropout(0.5)), 2),
         None,
         (3, 2, 4, 4),
         variant="stateful",
