@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import nn, random
-from ..abstract import ShapeDtype, eval_shape
+from ..abstract import eval_shape
 from ..nn.checks import check_input, positive_int
-from ..nn.combinators import check_names, named_parts
+from ..nn.combinators import abstract, check_names, stateless_parts
 from ..nn.layer import describe
+
+_NAME = "lstm_classifier"
 
 #: From `(y, last, valid)` to features `(N, G)` of each sequence; see `last_state`.
 Pool = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -119,59 +121,64 @@ def lstm_classifier(
     >>> model(params, (tokens, lengths)).shape
     torch.Size([2, 3])
     """
-    name = "lstm_classifier"
-    positive_int(name, "num_classes", num_classes)
+    positive_int(_NAME, "num_classes", num_classes)
     if not callable(pool):
-        raise TypeError(f"{name}: expected a function such as last_state for pool, got {pool!r}.")
-    read = nn.serial(
-        embedding=nn.embedding(num_embeddings, embedding_dim), drop=nn.dropout(dropout)
-    )
+        raise TypeError(f"{_NAME}: expected a function such as last_state for pool, got {pool!r}.")
     lstm = nn.lstm(
         hidden_size,
         num_layers=num_layers,
         dropout=0.0 if num_layers == 1 else dropout,
         bidirectional=bidirectional,
     )
-    recur = nn.serial(lstm=lstm)
-    answer = nn.serial(drop=nn.dropout(dropout), head=nn.linear(num_classes))
-    parts = named_parts(name, (), {"embedding": read, "lstm": recur, "head": answer})
-    directions = 2 if bidirectional else 1
+    embedding = nn.embedding(num_embeddings, embedding_dim)
+    parts = {"embedding": embedding, "lstm": lstm, "head": nn.linear(num_classes)}
+    return _classifier(parts, 2 if bidirectional else 1, dropout, pool)
+
+
+def _classifier(
+    parts: Mapping[str, nn.Layer], directions: int, dropout: float, pool: Pool
+) -> nn.Layer:
+    """Return the network of an embedding, a recurrent layer and a head."""
+    read = nn.serial(embedding=parts["embedding"], drop=nn.dropout(dropout))
+    recur = nn.serial(lstm=parts["lstm"])
+    answer = nn.serial(drop=nn.dropout(dropout), head=parts["head"])
+
+    def pooled(y: Tensor, h: Tensor, lengths: Tensor | None) -> Tensor:
+        last = h[-directions:].transpose(0, 1).flatten(1)
+        steps = torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
+        valid = steps < (y.shape[1] if lengths is None else lengths[:, None])
+        return pool(y, last, valid)
 
     def init(key: Tensor, x: Any) -> nn.Params:
-        tokens, _ = unpack(name, "lengths", x)
+        tokens, _ = unpack(_NAME, "lengths", x)
         keys = random.split(key, len(parts)).unbind(0)
-        vectors, y = (
-            ShapeDtype((*tokens.shape, length), device=key.device)
-            for length in (embedding_dim, directions * hidden_size)
-        )
-        last = ShapeDtype((y.shape[0], y.shape[2]), device=key.device)
-        valid = ShapeDtype(y.shape[:2], torch.bool, key.device)
-        pooled = eval_shape(pool, y, last, valid)
-        check_input(f"{name} (what pool returned)", pooled, (y.shape[0], "G"))
-        return {
-            **read.init(keys[0], tokens),
-            **recur.init(keys[1], vectors),
-            **answer.init(keys[2], pooled),
-        }
+        first = read.init(keys[0], tokens)
+        vectors = eval_shape(read.apply, *abstract((first, tokens), key))
+        second = recur.init(keys[1], vectors)
+        y, (h, _) = eval_shape(recur.apply, *abstract((second, vectors), key))
+        features = eval_shape(lambda y, h: pooled(y, h, None), y, h)
+        check_input(f"{_NAME} (what pool returned)", features, (y.shape[0], "G"))
+        return {**first, **second, **answer.init(keys[2], features)}
 
     def apply(
         params: nn.Params, x: Any, *, key: Tensor | None = None, train: bool = False
     ) -> Tensor:
-        check_names(name, "parameters", parts, params)
-        tokens, lengths = unpack(name, "lengths", x)
+        check_names(_NAME, "parameters", parts, params)
+        tokens, lengths = unpack(_NAME, "lengths", x)
         keys = (None,) * len(parts) if key is None else random.split(key, len(parts)).unbind(0)
         own = [{part: params[part]} if part in params else {} for part in parts]
         vectors = read(own[0], tokens, key=keys[0], train=train)
         y, (h, _) = recur(own[1], (vectors, None, lengths), key=keys[1], train=train)
-        last = h[-directions:].transpose(0, 1).flatten(1)
-        steps = torch.arange(y.shape[1], device=y.device).expand(y.shape[:2])
-        valid = steps < (y.shape[1] if lengths is None else lengths[:, None])
-        pooled = pool(y, last, valid)
-        check_input(f"{name} (what pool returned)", pooled, (y.shape[0], "G"))
-        logits: Tensor = answer(own[2], pooled, key=keys[2], train=train)
+        features = pooled(y, h, lengths)
+        check_input(f"{_NAME} (what pool returned)", features, (y.shape[0], "G"))
+        logits: Tensor = answer(own[2], features, key=keys[2], train=train)
         return logits
 
-    return nn.Layer(init, apply, uses_key=dropout > 0)
+    def rebuild(parts: Mapping[str, nn.Layer | nn.StatefulLayer]) -> nn.Layer:
+        return _classifier(stateless_parts(_NAME, parts), directions, dropout, pool)
+
+    uses_key = any(chain.uses_key for chain in (read, recur, answer))
+    return nn.Layer(init, apply, uses_key, kind=_NAME, parts=parts, rebuild=rebuild)
 
 
 def unpack(name: str, second: str, x: Any) -> tuple[Any, Any]:

@@ -6,18 +6,21 @@ its layers, Zaremba et al. 2014, Recurrent neural network regularization (arXiv:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import nn, random
-from ..abstract import ShapeDtype
+from ..abstract import eval_shape
 from ..initializers import Initializer, uniform, zeros
 from ..nn.checks import check_bools, check_input
-from ..nn.combinators import check_names, named_parts
+from ..nn.combinators import abstract, check_names, stateless_parts
 from ..nn.parameters import check_parameters
 from .recurrent_classifier import unpack
+
+_NAME = "lstm_language_model"
 
 #: Of the embedding and the head: torch's own would be too large for a head that is tied to it.
 _DRAW: Initializer = uniform(-0.1, 0.1)
@@ -82,48 +85,61 @@ def lstm_language_model(
     >>> logits.shape, carry[0].shape
     (torch.Size([2, 8, 100]), torch.Size([1, 2, 16]))
     """
-    name = "lstm_language_model"
-    check_bools(name, tied=tied)
+    check_bools(_NAME, tied=tied)
     if tied and embedding_dim != hidden_size:
         raise ValueError(
-            f"{name}: expected embedding_dim and hidden_size to be equal where the head is tied to "
-            f"the embedding, got {embedding_dim} and {hidden_size}."
+            f"{_NAME}: expected embedding_dim and hidden_size to be equal where the head is tied "
+            f"to the embedding, got {embedding_dim} and {hidden_size}."
         )
-    table = nn.embedding(num_embeddings, embedding_dim, weight_init=_DRAW)
-    drop = nn.dropout(dropout)
     between = 0.0 if num_layers == 1 else dropout
-    read = nn.serial(embedding=table, drop=drop)
-    recur = nn.serial(lstm=nn.lstm(hidden_size, num_layers=num_layers, dropout=between))
-    answer = nn.serial(
-        drop=drop, head=nn.linear(num_embeddings, weight_init=_DRAW, bias_init=zeros)
-    )
-    parts = named_parts(name, (), {"embedding": read, "lstm": recur, "head": answer})
+    parts = {
+        "embedding": nn.embedding(num_embeddings, embedding_dim, weight_init=_DRAW),
+        "lstm": nn.lstm(hidden_size, num_layers=num_layers, dropout=between),
+        "head": nn.linear(num_embeddings, weight_init=_DRAW, bias_init=zeros),
+    }
+    return _language_model(parts, dropout, num_embeddings if tied else None)
+
+
+def _language_model(parts: Mapping[str, nn.Layer], dropout: float, tied: int | None) -> nn.Layer:
+    """Return the network of an embedding, a recurrent layer and a head.
+
+    With a number of embeddings for `tied`, the head has their weight and a bias of its own.
+    """
+    drop = nn.dropout(dropout)
+    read = nn.serial(embedding=parts["embedding"], drop=drop)
+    recur = nn.serial(lstm=parts["lstm"])
+    answer = nn.serial(drop=drop, head=parts["head"])
 
     def init(key: Tensor, x: Any) -> nn.Params:
-        tokens, _ = unpack(name, "carry", x)
+        tokens, _ = unpack(_NAME, "carry", x)
         keys = random.split(key, len(parts)).unbind(0)
-        vectors, states = (
-            ShapeDtype((*tokens.shape, length), device=key.device)
-            for length in (embedding_dim, hidden_size)
-        )
-        head = answer.init(keys[2], states)["head"]
-        head = {"bias": head["bias"]} if tied else head
-        return {**read.init(keys[0], tokens), **recur.init(keys[1], vectors), "head": head}
+        first = read.init(keys[0], tokens)
+        vectors = eval_shape(read.apply, *abstract((first, tokens), key))
+        second = recur.init(keys[1], vectors)
+        states, _ = eval_shape(recur.apply, *abstract((second, vectors), key))
+        third = answer.init(keys[2], states)
+        if tied is not None:
+            third = {"head": {"bias": third["head"]["bias"]}}
+        return {**first, **second, **third}
 
     def apply(params: nn.Params, x: Any, *, key: Tensor | None = None, train: bool = False) -> Any:
-        check_names(name, "parameters", parts, params)
-        tokens, carry = unpack(name, "carry", x)
+        check_names(_NAME, "parameters", parts, params)
+        tokens, carry = unpack(_NAME, "carry", x)
         keys = (None,) * len(parts) if key is None else random.split(key, len(parts)).unbind(0)
         own = [{part: params[part]} if part in params else {} for part in parts]
         vectors = read(own[0], tokens, key=keys[0], train=train)
         states, carry = recur(own[1], (vectors, carry), key=keys[1], train=train)
-        if tied:
+        if tied is not None:
             bias = params.get("head")
-            check_parameters(f"{name}: the tied head", bias, {"bias": (num_embeddings,)})
+            check_parameters(f"{_NAME}: the tied head", bias, {"bias": (tied,)})
             own[2] = {"head": {**bias, "weight": params["embedding"]["weight"]}}
         return answer(own[2], states, key=keys[2], train=train), carry
 
-    return nn.Layer(init, apply, uses_key=dropout > 0)
+    def rebuild(parts: Mapping[str, nn.Layer | nn.StatefulLayer]) -> nn.Layer:
+        return _language_model(stateless_parts(_NAME, parts), dropout, tied)
+
+    uses_key = any(chain.uses_key for chain in (read, recur, answer))
+    return nn.Layer(init, apply, uses_key, kind=_NAME, parts=parts, rebuild=rebuild)
 
 
 def lstm_decoder(

@@ -367,3 +367,25 @@ def test_refusals():
             use(random.key(0), (tokens, None))
     with pytest.raises(nn.LayerError, match=r"model\['lstm'\]: lstm expected a carry \(h, c\)"):
         language(params, (tokens, torch.ones(1, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.lstm_classifier(3, 20, 4, 6, dropout=0.1),
+        models.lstm_language_model(20, 6, 6, num_layers=2, dropout=0.1, tied=True),
+    ],
+    ids=["classifier", "language model"],
+)
+def test_parts_are_shown_and_replaced(model):
+    tokens = torch.ones(2, 5, dtype=torch.int64)
+    rows = {row.path: row for row in nn.tabulate(model, tokens)}
+    assert list(rows) == ["", "embedding", "lstm", "head"]
+    assert sum(rows[part].params for part in ("embedding", "lstm", "head")) == rows[""].params
+    slower = nn.at(model, "lstm").set(nn.lora(nn.lstm(6), rank=2, alpha=4.0))
+    params = slower.init(random.key(0), tokens)
+    assert set(params["lstm"]) == {"base", "adapters"}
+    tree_of = pf.grad(lambda p: pf.tree.leaves(slower(p, tokens))[0].sum())(params)
+    assert pf.tree.structure(tree_of) == pf.tree.structure(params)
+    with pytest.raises(TypeError, match="has no state"):
+        nn.at(model, "head").set(nn.batch_norm())
