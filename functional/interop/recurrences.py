@@ -15,6 +15,7 @@ from torch import Tensor
 from torch._C._functorch import TransformType
 from torch.nn import functional
 
+from ..nn.cells import GRU, LSTM, Unit, Weights, rnn_unit
 from .attending import transforms
 from .batches import beside
 
@@ -194,43 +195,9 @@ def _numbers(sizes: Tensor) -> list[int]:
     return [int(size) for size in sizes.tolist()]
 
 
-def _lstm(
-    x: Tensor,
-    carry: tuple[Tensor, ...],
-    input_weight: Tensor,
-    hidden_weight: Tensor,
-    input_bias: Tensor | None = None,
-    hidden_bias: Tensor | None = None,
-    projection: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Hochreiter & Schmidhuber 1997, Long short-term memory."""
-    h, c = carry
-    gates = functional.linear(x, input_weight, input_bias)
-    gates = gates + functional.linear(h, hidden_weight, hidden_bias)
-    i, f, g, o = gates.chunk(4, dim=-1)
-    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
-    h = o.sigmoid() * c.tanh()
-    return (h if projection is None else functional.linear(h, projection), c)
+def _step_of(unit: Unit) -> _Step:
+    """Return a step of torch's arguments: weights and biases of the input and of the state."""
 
-
-def _gru(
-    x: Tensor,
-    carry: tuple[Tensor, ...],
-    input_weight: Tensor,
-    hidden_weight: Tensor,
-    input_bias: Tensor | None = None,
-    hidden_bias: Tensor | None = None,
-) -> tuple[Tensor, ...]:
-    """Cho et al. 2014 (arXiv:1406.1078), with the reset gate behind the product."""
-    (h,) = carry
-    of_x = functional.linear(x, input_weight, input_bias).chunk(3, dim=-1)
-    of_h = functional.linear(h, hidden_weight, hidden_bias).chunk(3, dim=-1)
-    reset, update = (a + b for a, b in zip(of_x[:2], of_h[:2], strict=True))
-    new = (of_x[2] + reset.sigmoid() * of_h[2]).tanh()
-    return (new + update.sigmoid() * (h - new),)
-
-
-def _simple(activation: Callable[[Tensor], Tensor]) -> _Step:
     def step(
         x: Tensor,
         carry: tuple[Tensor, ...],
@@ -238,19 +205,19 @@ def _simple(activation: Callable[[Tensor], Tensor]) -> _Step:
         hidden_weight: Tensor,
         input_bias: Tensor | None = None,
         hidden_bias: Tensor | None = None,
+        projection: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        """Elman 1990, Finding structure in time."""
-        of_h = functional.linear(carry[0], hidden_weight, hidden_bias)
-        return (activation(functional.linear(x, input_weight, input_bias) + of_h),)
+        projected = functional.linear(x, input_weight, input_bias)
+        return unit.step(projected, carry, Weights(hidden_weight, hidden_bias, projection))
 
     return step
 
 
 #: Steps by the names of torch's operators, of layers and of single cells.
 LAYERS: Mapping[str, _Step] = {
-    "gru": _gru,
-    "lstm": _lstm,
-    "rnn_relu": _simple(torch.relu),
-    "rnn_tanh": _simple(torch.tanh),
+    "gru": _step_of(GRU),
+    "lstm": _step_of(LSTM),
+    "rnn_relu": _step_of(rnn_unit("rnn_relu", "relu")),
+    "rnn_tanh": _step_of(rnn_unit("rnn_tanh", "tanh")),
 }
 CELLS: Mapping[str, _Step] = {f"{name}_cell": step for name, step in LAYERS.items()}
