@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from .. import random, tree
 from ..abstract import ShapeDtype, eval_shape
 from ..control.scans import one_step_for_all
+from ..staging.cost import ON_CPUS
 from .checks import positive_int
 from .layer import Layer, StatefulLayer
 from .tables import as_html, as_text, metric, size_in_bytes
@@ -173,19 +173,11 @@ def tabulate(layer: AnyLayer, x: Any) -> tuple[Row, ...]:
     return tuple(_row(path, found, sizes, state_sizes) for path, found in seen.items())
 
 
-def _attention(query: Any, key: Any, value: Any, *options: Any, **named: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))
-
-
-#: Attention on a CPU, which torch's counter knows on other devices only.
-_COUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-
-
 class _Counter:
     """Counts operations, those of one step of a loop as often as there are steps."""
 
     def __init__(self) -> None:
-        self.mode = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+        self.mode = FlopCounterMode(display=False, custom_mapping=ON_CPUS)
         #: How often what is run now would be run.
         self.times = 1
         self._of_other_steps = 0

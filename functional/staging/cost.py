@@ -7,12 +7,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import DataDependentOutputException
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, sdpa_flop_count, shape_wrapper
 
 from .control import Run, is_control
 from .graphs import placeholders, results
 from .tracing import Trace, storage_id
 from .valueless import revived
+
+
+def _attention(query: Any, key: Any, value: Any, *options: Any, **named: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+#: Attention on a CPU, which torch's counter knows on other devices only; by shapes.
+ON_CPUS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+_REGISTRY = {**{packet: shape_wrapper(count) for packet, count in ON_CPUS.items()}, **flop_registry}
 
 
 class Cost(NamedTuple):
@@ -72,7 +81,7 @@ def _count(graph: fx.Graph) -> tuple[int, int]:
 
 
 def _flops(node: fx.Node) -> int:
-    count = flop_registry.get(node.target._overloadpacket)  # type: ignore[union-attr]
+    count = _REGISTRY.get(node.target._overloadpacket)  # type: ignore[union-attr]
     if count is None:
         return 0
     args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: n.meta["val"])

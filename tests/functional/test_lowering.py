@@ -202,6 +202,12 @@ class TestCost:
             fun(x)
         assert pf.jit(fun).lower(x).cost().flops == counter.get_total_flops()
 
+    def test_attention_on_a_cpu(self):
+        q = torch.randn(2, 3, 4, 5, 6)[0]
+        attend = torch.nn.functional.scaled_dot_product_attention
+        # For 3 examples and 4 heads: 5 x 6 by 6 x 5, and 5 x 5 by 5 x 6.
+        assert pf.jit(attend).lower(q, q, q).cost().flops == 2 * (2 * 3 * 4 * 5 * 5 * 6)
+
     def test_a_training_step_by_hand(self):
         def step(w, x):
             return w - 0.1 * pf.grad(lambda w: (x @ w).sum())(w)
