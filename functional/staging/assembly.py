@@ -80,8 +80,7 @@ def compile_pure(
     if settings.contracts:
         graph = contract(graph, traced.mode).graph
     if settings.backend != "eager" and not has_control:
-        graph = ciphers.together(graph, traced.mode)
-        graph = graphs.decompose(graph, traced.mode, ciphers.DEFINITION)
+        graph = ciphers.written_out(graph, traced.mode)
     if to_inductor:
         graph = graphs.decompose(graph, traced.mode, backends.decompositions())
         graph = graphs.without_repetition(graph)

@@ -18,8 +18,14 @@ from . import graphs
 
 #: Up to this many blocks, a cipher is small beside the price of compiling another.
 SMALL = 4096
-#: What is written in the place of the operator.
-DEFINITION: dict[Any, Callable[..., Any]] = {operator: rounds}
+_DEFINITION: dict[Any, Callable[..., Any]] = {operator: rounds}
+
+
+def written_out(graph: fx.Graph, mode: FakeTensorMode) -> fx.Graph:
+    """Return a graph without writes in which small ciphers are computed together, and none left."""
+    graph = graphs.decompose(together(graph, mode), mode, _DEFINITION)
+    # In eager the rounds save memory by writing.
+    return graphs.functional(graph, mode)
 
 
 def together(graph: fx.Graph, mode: FakeTensorMode) -> fx.Graph:

@@ -6,7 +6,7 @@ import torch
 import purefn.functional as pf
 from purefn.functional import nn, random
 from purefn.functional.random import cipher
-from purefn.functional.staging import ciphers, tracing
+from purefn.functional.staging import ciphers, graphs, tracing
 
 KEY = random.key(7)
 
@@ -65,6 +65,30 @@ def test_what_depends_on_each_other_is_computed_one_after_the_other():
     assert (count(trace.graph), count(graph)) == (6, 4)
     compiled = pf.jit(chain, backend="aot_eager")(KEY)
     assert all(map(torch.equal, compiled, chain(KEY)))
+
+
+def test_what_is_compiled_has_neither_ciphers_nor_writes():
+    def draws(key, number):
+        return random.bits(random.fold_in(key, number), (3,)), random.split(key)
+
+    trace = traced(draws, KEY, torch.tensor(3))
+    graph = ciphers.written_out(trace.graph, trace.mode)
+    assert count(graph) == 0
+    assert not any(map(graphs.is_mutable, graph.nodes))
+
+
+def test_inductor_draws_what_eager_draws():
+    def draws(key, number):
+        """A step's key, of a number that is traced, and what follows from it."""
+        first, second = random.split(random.fold_in(key, number))
+        inner = random.split(first, 3)
+        each = pf.vmap(lambda key: random.bits(key, (2,)))(inner)
+        return random.bits(first, (3,)), random.bits(random.fold_in(second, 1), (4,)), each
+
+    compiled, folded = pf.jit(draws), pf.jit(random.fold_in)
+    for number in (0, 1, 77):
+        assert all(map(torch.equal, compiled(KEY, number), draws(KEY, number)))
+        assert torch.equal(folded(KEY, number), random.fold_in(KEY, number))
 
 
 def test_large_ciphers_stay_where_they_are():
