@@ -59,7 +59,7 @@ given.
     """
     for argument, value in options.items():
         if not isinstance(value, bool):
-            is_size = isinstance(value, int) and argument == "bias"
+            is_size = isinstance(value, int)
             advice = "; the input size is inferred and not given." if is_size else "."
             raise TypeError(
                 f"{layer}: expected True or False for {argument}, got {value!r}{advice}"

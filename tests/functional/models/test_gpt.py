@@ -290,7 +290,7 @@ def test_a_checkpoint_of_gpt2_loads():
         torch.testing.assert_close(logits, module(tokens), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="names of GPT-2"):
         models.gpt2_params({"weight": torch.ones(2)})
-    with pytest.raises(TypeError, match=r"expected a tensor for wte\.weight, got ndarray"):
+    with pytest.raises(TypeError, match=r"expected a tensor for wte\.weight, got a numpy array"):
         models.gpt2_params({"wte.weight": stored["wte.weight"].numpy()})
     with pytest.raises(TypeError, match=r"expected a dict of tensors, got a list"):
         models.gpt2_params([stored["wte.weight"]])

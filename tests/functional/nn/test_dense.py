@@ -54,8 +54,10 @@ def test_refuses_an_output_size_that_is_none(out):
 def test_torchs_signature_builds_no_other_layer():
     with pytest.raises(TypeError, match="positional argument"):
         nn.linear(784, 10)
-    for bias in (10, "no", None, torch.tensor(True)):
-        with pytest.raises(TypeError, match=r"linear: .* for bias, got .*input size is inferred"):
+    with pytest.raises(TypeError, match=r"linear: .* for bias, got 10; the input size is inferred"):
+        nn.linear(10, bias=10)
+    for bias in ("no", None, torch.tensor(True)):
+        with pytest.raises(TypeError, match=r"linear: expected True or False for bias, got .*\.$"):
             nn.linear(10, bias=bias)
 
 
