@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from . import polyfills as polyfills
 from . import tree
@@ -66,6 +67,15 @@ def describe(leaf: Any) -> str:
     if isinstance(leaf, Tensor):
         return f"{str(leaf.dtype).removeprefix('torch.')} of shape {tuple(leaf.shape)}"
     return f"the {type(leaf).__name__} {leaf!r}"
+
+
+def is_mapped(value: Any) -> bool:
+    """Say whether a vmap, beneath whatever else torch.func has wrapped around, maps `value`."""
+    while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
 
 
 def numbers_to_tensors(leaves: Sequence[Any]) -> list[Any]:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - torch's name
 from torch import Tensor
-from torch._C import _functorch as functorch
 from torch.overrides import TorchFunctionMode
+
+from .border import is_mapped
 
 
 class ComparedOneHot(TorchFunctionMode):
@@ -20,7 +21,7 @@ class ComparedOneHot(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.one_hot and any(map(_is_mapped, (*args, *kwargs.values()))):
+        if func is F.one_hot and any(map(is_mapped, (*args, *kwargs.values()))):
             return compared(*args, **kwargs)
         return func(*args, **kwargs)
 
@@ -35,12 +36,3 @@ def compared(tensor: Tensor, num_classes: int = -1) -> Tensor:
         return F.one_hot(tensor, num_classes)
     classes = torch.arange(num_classes, device=tensor.device)
     return (tensor.unsqueeze(-1) == classes).long()
-
-
-def _is_mapped(value: Any) -> bool:
-    """Say whether a vmap, beneath whatever else torch.func has wrapped around, maps `value`."""
-    while isinstance(value, Tensor) and functorch.is_functorch_wrapped_tensor(value):
-        if functorch.is_batchedtensor(value):
-            return True
-        value = functorch.get_unwrapped(value)
-    return False

@@ -21,8 +21,8 @@ FOLDERS = {package: ROOT / folder for package, folder in SETUPTOOLS["package-dir
 
 #: From the ground up: a part imports its own floor and those below.
 FLOORS = [
-    {"one_hot", "polyfills", "random", "tree"},
-    {"border"},
+    {"polyfills", "random", "tree"},
+    {"border", "one_hot"},
     {"abstract", "autodiff", "batching", "control", "staging"},
     {"curvature", "initializers", "interop", "losses", "metrics", "nn", "per_example"},
     {"models"},

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..border import is_mapped
+
 
 def beside(tensor: Tensor, others: Iterable[Any]) -> Tensor:
     """Return `tensor`, mapped by `vmap` if one of the tensors among `others` is.
@@ -21,13 +23,3 @@ def beside(tensor: Tensor, others: Iterable[Any]) -> Tensor:
             nothing = other.reshape(-1)[:0].any()
             tensor = tensor | nothing if tensor.dtype == torch.bool else tensor + nothing
     return tensor
-
-
-def is_mapped(tensor: Tensor) -> bool:
-    """Say whether `vmap` maps a tensor, at any level."""
-    functorch: Any = torch._C._functorch
-    while functorch.is_functorch_wrapped_tensor(tensor):
-        if functorch.is_batchedtensor(tensor):
-            return True
-        tensor = functorch.get_unwrapped(tensor)
-    return False

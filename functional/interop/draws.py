@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from .. import random
+from ..border import is_mapped
 from ..staging.tracing import recorder
 from .attending import attention_by_formula
-from .batches import is_mapped
 
 #: What `selu` tends to for small inputs, `-1.0507 * 1.6733`, in the digits that torch has.
 _SELU_FLOOR = -1.7580993408473766

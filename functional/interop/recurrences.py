@@ -19,7 +19,8 @@ from ..nn.cells import GRU, LSTM, Unit, Weights, rnn_unit
 from .attending import transforms
 from .batches import beside
 
-_Step = Callable[..., tuple[Tensor, ...]]
+_Carry = tuple[Tensor, ...]
+_Step = Callable[..., _Carry]
 
 
 def recurrence(name: str, func: Callable[..., Any]) -> Callable[..., Any]:
@@ -113,17 +114,15 @@ def _layer(
 ) -> tuple[Tensor, ...]:
     """Return output and final states of one layer, in one direction or both."""
     axis = 1 if batch_first else 0
-    parts = [states] if isinstance(states, Tensor) else states
-    outputs, finals = [], []
-    for direction, own in enumerate(_by_direction(weights, bias, bidirectional)):
-        carry = tuple(part[direction] for part in parts)
+
+    def run(carry: _Carry, own: Any, order: slice) -> tuple[Tensor, _Carry]:
         ys = []
-        for now in x.unbind(axis)[:: -1 if direction else 1]:
+        for now in x.unbind(axis)[order]:
             carry = step(now, carry, *own)
             ys.append(carry[0])
-        outputs.append(torch.stack(ys[:: -1 if direction else 1], axis))
-        finals.append(carry)
-    return (torch.cat(outputs, -1), *(torch.stack(parts) for parts in zip(*finals, strict=True)))
+        return torch.stack(ys[order], axis), carry
+
+    return _in_directions(run, states, _by_direction(weights, bias, bidirectional))
 
 
 def _packed_layer(
@@ -139,18 +138,32 @@ def _packed_layer(
     bidirectional: bool,
 ) -> tuple[Tensor, ...]:
     """Return output and final states of one layer, whose input has only the first rows later on."""
-    parts = [states] if isinstance(states, Tensor) else states
-    outputs, finals = [], []
-    for direction, own in enumerate(_by_direction(weights, bias, bidirectional)):
-        carry = tuple(part[direction] for part in parts)
+
+    def run(carry: _Carry, own: Any, order: slice) -> tuple[Tensor, _Carry]:
         ys = []
-        for now in x.split(_numbers(sizes))[:: -1 if direction else 1]:
+        for now in x.split(_numbers(sizes))[order]:
             after = step(now, tuple(part[: len(now)] for part in carry), *own)
             ys.append(after[0])
             rest = (part[len(now) :] for part in carry)
             carry = tuple(torch.cat(pair) for pair in zip(after, rest, strict=True))
-        outputs.append(torch.cat(ys[:: -1 if direction else 1]))
-        finals.append(carry)
+        return torch.cat(ys[order]), carry
+
+    return _in_directions(run, states, _by_direction(weights, bias, bidirectional))
+
+
+def _in_directions(
+    run: Callable[[_Carry, Any, slice], tuple[Tensor, _Carry]],
+    states: Tensor | Sequence[Tensor],
+    weights: Sequence[Sequence[Tensor | None]],
+) -> tuple[Tensor, ...]:
+    """Return what `run(carry, weights, order of the steps)` returns of each direction, joined."""
+    parts = [states] if isinstance(states, Tensor) else states
+    outputs, finals = [], []
+    for direction, own in enumerate(weights):
+        carry = tuple(part[direction] for part in parts)
+        y, final = run(carry, own, slice(None, None, -1 if direction else 1))
+        outputs.append(y)
+        finals.append(final)
     return (torch.cat(outputs, -1), *(torch.stack(parts) for parts in zip(*finals, strict=True)))
 
 

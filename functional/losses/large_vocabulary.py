@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import linear, log_softmax
 
 from .. import random
+from ..initializers.plain import drawing_dtype
 from .checks import (
     check_above,
     check_count,
@@ -250,8 +251,7 @@ def _cluster_shapes(
 def _uniform(key: Tensor, shape: tuple[int, ...], fan_in: int, dtype: torch.dtype) -> Tensor:
     """Draw as `torch.nn.Linear` does, uniform within `±1 / sqrt(fan_in)`."""
     bound = fan_in**-0.5
-    # A half is drawn in float32, as its own steps would shift the mean.
-    wide = torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+    wide = drawing_dtype(dtype)
     return random.uniform(key, shape, wide, minval=-bound, maxval=bound).to(dtype)
 
 

@@ -16,7 +16,7 @@ import torch
 
 from .. import nn
 from ..initializers import kaiming_normal
-from ..nn.checks import check_input, positive_int
+from ..nn.checks import check_bools, check_input, positive_int
 from ..nn.combinators import combination, named_parts
 from .perceptron import check_widths
 
@@ -80,8 +80,7 @@ def residual_network(
     options |= {"num_classes": num_classes, "in_channels": in_channels}
     for argument, value in options.items():
         positive_int(name, argument, value)
-    if not isinstance(bottleneck, bool):
-        raise TypeError(f"{name}: expected True or False for bottleneck, got {bottleneck!r}.")
+    check_bools(name, bottleneck=bottleneck)
     if not bottleneck and (widening, groups) != (1, 1):
         raise ValueError(
             f"{name}: expected bottleneck=True beside widening={widening} and groups={groups}."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import random
 from ..losses.checks import values_are_visible
+from ..losses.reduction import widened
 from ..nn.checks import positive_int
 from ..nn.layer import describe
 
@@ -60,7 +61,7 @@ def top_p_logits(logits: Tensor, p: float) -> Tensor:
     if p == 1:  # all that has a probability, also where rounding reaches 1 before the end
         return logits
     ordered, order = torch.sort(logits, dim=-1, descending=True, stable=True)
-    probabilities = _widened(ordered).softmax(-1)
+    probabilities = widened(ordered).softmax(-1)
     before = probabilities.cumsum(-1) - probabilities
     # The first is kept whatever p is: nothing is before it. NaN is not hidden by -inf.
     kept = torch.where(before >= p, -torch.inf, ordered)
@@ -118,7 +119,7 @@ def sample_token(
     if temperature == 0:
         return torch.where(is_drawable, logits.argmax(-1), -1)
     # Less the greatest: it is to stay finite, however low the temperature is.
-    logits = _widened(logits) - _widened(greatest)
+    logits = widened(logits) - widened(greatest)
     limits = torch.finfo(logits.dtype)
     logits = logits / min(max(temperature, limits.tiny), limits.max)
     if top_k is not None:
@@ -126,11 +127,6 @@ def sample_token(
     if top_p is not None:
         logits = top_p_logits(logits, top_p)
     return torch.where(is_drawable, random.categorical(key, logits).long(), -1)
-
-
-def _widened(logits: Tensor) -> Tensor:
-    """Return half-precision logits as float32, and others as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def check_sampling(caller: str, temperature: Any, top_k: Any, top_p: Any, vocabulary: int) -> None:

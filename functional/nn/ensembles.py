@@ -83,9 +83,7 @@ def ensemble(
     def init(key: Tensor, x: Any) -> Any:
         check_key("ensemble.init", key)
         one = _input_of_a_member(x, in_axes, n)
-        drawn = vmap(lambda key: layer.init(key, one))(random.split(key, n))
-        # What no key decides is repeated without being stored; it is to be trained all the same.
-        return tree.map(lambda leaf: leaf.contiguous(), drawn)
+        return init_each(layer, n, key, one)
 
     members = _at_once(layer.apply, n, in_axes)
 
@@ -110,6 +108,13 @@ def ensemble(
         return members((params,), x, key, train)
 
     return Layer(init, apply, layer.uses_key, **shown)
+
+
+def init_each(layer: Layer | StatefulLayer, n: int, key: Tensor, x: Any) -> Any:
+    """Return what `layer.init` draws with each of `n` keys, stacked."""
+    drawn = vmap(lambda key: layer.init(key, x))(random.split(key, n))
+    # What no key decides is repeated without being stored; it is to be trained all the same.
+    return tree.map(lambda leaf: leaf.contiguous(), drawn)
 
 
 def _at_once(apply: Callable[..., Any], n: int, in_axes: tree.PyTree) -> Callable[..., Any]:

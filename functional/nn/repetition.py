@@ -10,12 +10,11 @@ from torch import Tensor
 
 from .. import random, tree
 from ..abstract import eval_shape
-from ..batching import vmap
 from ..control.scans import scan
 from ..random.threefry import check_key
 from .checks import positive_int
 from .combinators import abstract, as_stateful, simplest
-from .ensembles import check_stacked
+from .ensembles import check_stacked, init_each
 from .layer import Layer, LayerError, Params, State, StatefulLayer, describe
 
 
@@ -71,9 +70,7 @@ def repeat(layer: Layer | StatefulLayer, n: int) -> Layer | StatefulLayer:
     def init(key: Tensor, x: Any) -> tuple[Params, State]:
         check_key("repeat.init", key)
         x = abstract(x, key)
-        drawn = vmap(lambda key: stateful.init(key, x))(random.split(key, n))
-        # What no key decides is repeated without being stored; it is to be trained all the same.
-        params, state = tree.map(lambda leaf: leaf.contiguous(), drawn)
+        params, state = init_each(stateful, n, key, x)
         eval_shape(apply, *abstract((params, state, x), key))
         return params, state
 

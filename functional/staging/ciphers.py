@@ -23,6 +23,8 @@ _DEFINITION: dict[Any, Callable[..., Any]] = {operator: rounds}
 
 def written_out(graph: fx.Graph, mode: FakeTensorMode) -> fx.Graph:
     """Return a graph without writes in which small ciphers are computed together, and none left."""
+    if not any(node.target is operator for node in graph.nodes):
+        return graph
     graph = graphs.decompose(together(graph, mode), mode, _DEFINITION)
     # In eager the rounds save memory by writing.
     return graphs.functional(graph, mode)
